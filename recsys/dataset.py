@@ -1,0 +1,196 @@
+"""Tables as index arrays: what training, evaluation and bundle building read.
+
+A *shopper* is a known user or, where nobody logged in, one anonymous session: rows `0 .. n_users - 1` are users,
+the rest anonymous sessions, so models learn from both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recsys.events import EVENT_CODE
+from recsys.ranking import History, ItemArray
+
+SECONDS_PER_DAY = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Interactions in order of time: six parallel arrays of length n."""
+
+    shopper: NDArray[np.int32]
+    session: NDArray[np.int32]
+    item: ItemArray
+    event_type: NDArray[np.uint8]
+    second: NDArray[np.int64]
+    """Unix time, UTC, not decreasing."""
+    quantity: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    def take(self, keep: slice | NDArray[np.bool_] | NDArray[np.intp]) -> Events:
+        """The rows that `keep` selects."""
+        return Events(
+            self.shopper[keep],
+            self.session[keep],
+            self.item[keep],
+            self.event_type[keep],
+            self.second[keep],
+            self.quantity[keep],
+        )
+
+    def before(self, second: int) -> Events:
+        """What happened strictly before `second`."""
+        return self.take(slice(0, int(np.searchsorted(self.second, second, side="left"))))
+
+    def between(self, start: int, stop: int) -> Events:
+        """What happened in `[start, stop)`."""
+        low, high = np.searchsorted(self.second, [start, stop], side="left")
+        return self.take(slice(int(low), int(high)))
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Items by row: parallel sequences of length n_items."""
+
+    item_ids: tuple[str, ...]
+    titles: tuple[str, ...]
+    brands: tuple[str | None, ...]
+    category: NDArray[np.int32]
+    """Code into `categories`, or -1."""
+    categories: tuple[str, ...]
+    """Full paths, sorted."""
+    price_cents: NDArray[np.int64]
+    """-1 where unknown."""
+    image_urls: tuple[str | None, ...]
+    available: NDArray[np.bool_]
+    listed_second: NDArray[np.int64]
+    """Unix time of the listing or first event; the largest int64 where neither is known."""
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Everything that a recommender learns from."""
+
+    events: Events
+    catalogue: Catalogue
+    user_ids: tuple[str, ...]
+    n_shoppers: int
+    n_sessions: int
+
+    @property
+    def n_items(self) -> int:
+        return len(self.catalogue)
+
+    @property
+    def n_users(self) -> int:
+        return len(self.user_ids)
+
+    def before(self, second: int) -> Dataset:
+        """The same catalogue and shoppers, knowing only what happened strictly before `second`."""
+        return Dataset(
+            self.events.before(second), self.catalogue, self.user_ids, self.n_shoppers, self.n_sessions
+        )
+
+    @property
+    def until(self) -> int:
+        """Unix second just after the last event, 0 without any."""
+        return int(self.events.second[-1]) + 1 if len(self.events) else 0
+
+
+class Histories:
+    """The history of every shopper at one moment, looked up in constant time."""
+
+    def __init__(self, dataset: Dataset, at: int) -> None:
+        """`at`: Unix second of the query; only what happened strictly before it is seen."""
+        events = dataset.events.before(at)
+        order = np.argsort(events.shopper, kind="stable")
+        self._events = events.take(order)
+        counts = np.bincount(events.shopper, minlength=dataset.n_shoppers)
+        self._offsets = np.concatenate([[0], np.cumsum(counts)])
+        self._at = at
+
+    def __getitem__(self, shopper: int) -> History:
+        rows = slice(int(self._offsets[shopper]), int(self._offsets[shopper + 1]))
+        seconds = self._events.second[rows]
+        return History(
+            items=self._events.item[rows],
+            event_types=self._events.event_type[rows],
+            age_days=((self._at - seconds) / SECONDS_PER_DAY).astype(np.float32),
+        )
+
+
+def parse_day(day: str) -> int:
+    """Unix second at which the UTC day `YYYY-MM-DD` starts.
+
+    Raises:
+        ValueError: `day` is not a date.
+    """
+    return int(datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
+
+
+def load_dataset(tables: Path) -> Dataset:
+    """Read `interactions.parquet` and `items.parquet` (see `recsys.tables`) below `tables`.
+
+    Raises:
+        FileNotFoundError: a table is missing; run `recsys tables` first.
+    """
+    for name in ("interactions", "items"):
+        if not (tables / f"{name}.parquet").exists():
+            raise FileNotFoundError(f"{tables / name}.parquet is missing: run `recsys tables` first")
+    items = pl.read_parquet(tables / "items.parquet").sort("item_id")
+    interactions = pl.read_parquet(
+        tables / "interactions.parquet",
+        columns=["occurred_at", "event_id", "user_id", "session_id", "item_id", "event_type", "quantity"],
+    ).sort("occurred_at", "event_id")
+    item_ids = items["item_id"]
+    categories = items["category"].drop_nulls().unique().sort()
+    user_ids = interactions["user_id"].drop_nulls().unique().sort()
+    sessions = interactions["session_id"].unique().sort()
+    anonymous = interactions.filter(pl.col("user_id").is_null())["session_id"].unique().sort()
+
+    def code(values: pl.Series, vocabulary: pl.Series) -> NDArray[np.int32]:
+        lookup = pl.DataFrame({"value": vocabulary, "code": np.arange(len(vocabulary), dtype=np.int32)})
+        joined = pl.DataFrame({"value": values}).join(lookup, on="value", how="left", maintain_order="left")
+        return joined["code"].fill_null(-1).to_numpy().astype(np.int32)
+
+    user = code(interactions["user_id"], user_ids)
+    shopper = np.where(user >= 0, user, len(user_ids) + code(interactions["session_id"], anonymous))
+    far = np.iinfo(np.int64).max
+    return Dataset(
+        events=Events(
+            shopper=shopper.astype(np.int32),
+            session=code(interactions["session_id"], sessions),
+            item=code(interactions["item_id"], item_ids),
+            event_type=interactions["event_type"]
+            .replace_strict(EVENT_CODE, return_dtype=pl.UInt8)
+            .to_numpy()
+            .astype(np.uint8),
+            second=interactions["occurred_at"].dt.epoch("s").to_numpy().astype(np.int64),
+            quantity=interactions["quantity"].to_numpy().astype(np.int32),
+        ),
+        catalogue=Catalogue(
+            item_ids=tuple(item_ids),
+            titles=tuple(items["title"]),
+            brands=tuple(items["brand"]),
+            category=code(items["category"], categories),
+            categories=tuple(categories),
+            price_cents=items["price_cents"].fill_null(-1).to_numpy().astype(np.int64),
+            image_urls=tuple(items["image_url"]),
+            available=items["available"].to_numpy().astype(np.bool_),
+            listed_second=items["listed_at"].dt.epoch("s").fill_null(far).to_numpy().astype(np.int64),
+        ),
+        user_ids=tuple(user_ids),
+        n_shoppers=len(user_ids) + len(anonymous),
+        n_sessions=len(sessions),
+    )

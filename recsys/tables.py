@@ -1,0 +1,228 @@
+"""The tables that `pipelines` writes and everything else reads: their columns, grain and key.
+
+A table is one Parquet file, `<data>/tables/<name>.parquet`. `pipelines.check` verifies a file against its
+declaration after writing and before reading. Money is integer cents, times are UTC without zone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its DuckDB type and what it means."""
+
+    name: str
+    type: str
+    meaning: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table: one row per `grain`, unique in `key`, stored in the order of `order_by`."""
+
+    name: str
+    grain: str
+    key: tuple[str, ...]
+    order_by: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+
+def _c(name: str, type_: str, meaning: str, *, nullable: bool = False) -> Column:
+    return Column(name, type_, meaning, nullable)
+
+
+RAW_EVENTS: Final = Table(
+    "raw_events",
+    grain="one line of a source, as text; the only table that a source dialect touches",
+    key=(),
+    order_by=(),
+    columns=(
+        _c("source", "VARCHAR", "name of the source in its mapping"),
+        _c("event_id", "VARCHAR", "the source's own id of the event", nullable=True),
+        _c("event_type", "VARCHAR", "already mapped to view, click, cart, purchase or return; else as found", nullable=True),
+        _c("user_id", "VARCHAR", "null for an anonymous session", nullable=True),
+        _c("session_id", "VARCHAR", "the source's own session, if it has one", nullable=True),
+        _c("item_id", "VARCHAR", "", nullable=True),
+        _c("order_id", "VARCHAR", "order, invoice or basket", nullable=True),
+        _c("quantity", "VARCHAR", "", nullable=True),
+        _c("price", "VARCHAR", "of one unit, in the currency's main unit", nullable=True),
+        _c("occurred_at", "TIMESTAMP", "parsed by the source's own format and zone; null when unreadable", nullable=True),
+        _c("occurred_at_text", "VARCHAR", "as found", nullable=True),
+        _c("received_at", "TIMESTAMP", "when our own service took it; null for imports", nullable=True),
+        _c("request_id", "VARCHAR", "the answer that the event follows from", nullable=True),
+        _c("surface", "VARCHAR", "where the item was met", nullable=True),
+        _c("record", "VARCHAR", "the line as found, for the quarantine"),
+    ),
+)
+
+INTERACTIONS: Final = Table(
+    "interactions",
+    grain="one accepted event of a shopper with an item",
+    key=("event_id",),
+    order_by=("occurred_at", "event_id"),
+    columns=(
+        _c("event_id", "VARCHAR", "idempotency key: the source's own, else a hash of the event's content"),
+        _c("occurred_at", "TIMESTAMP", ""),
+        _c("received_at", "TIMESTAMP", "when our own service took it; null for imports", nullable=True),
+        _c("user_id", "VARCHAR", "null for an anonymous session", nullable=True),
+        _c("session_id", "VARCHAR", "the source's own, else derived: a gap of 30 minutes ends a session"),
+        _c("item_id", "VARCHAR", ""),
+        _c("event_type", "VARCHAR", "view, click, cart or purchase"),
+        _c("weight", "FLOAT", "evidence of interest, recsys.events.EVENT_WEIGHT"),
+        _c("quantity", "INTEGER", "units, returned ones taken off"),
+        _c("price_cents", "BIGINT", "of one unit", nullable=True),
+        _c("order_id", "VARCHAR", "", nullable=True),
+        _c("request_id", "VARCHAR", "the answer that the event follows from", nullable=True),
+        _c("surface", "VARCHAR", "where the item was met", nullable=True),
+        _c("source", "VARCHAR", ""),
+    ),
+)
+
+ITEMS: Final = Table(
+    "items",
+    grain="one item that the catalogue lists or that an event names",
+    key=("item_id",),
+    order_by=("item_id",),
+    columns=(
+        _c("item_id", "VARCHAR", ""),
+        _c("title", "VARCHAR", "the item id where the catalogue has none"),
+        _c("description", "VARCHAR", "", nullable=True),
+        _c("category", "VARCHAR", "path from the broadest level down, joined by ' > '", nullable=True),
+        _c("brand", "VARCHAR", "", nullable=True),
+        _c("price_cents", "BIGINT", "the catalogue's, else the median of the last 50 units sold", nullable=True),
+        _c("image_url", "VARCHAR", "", nullable=True),
+        _c("attributes", "VARCHAR", "JSON object of everything else the catalogue says", nullable=True),
+        _c("available", "BOOLEAN", "may be recommended"),
+        _c("listed_at", "TIMESTAMP", "the catalogue's, else the first event; null when neither", nullable=True),
+    ),
+)
+
+USERS: Final = Table(
+    "users",
+    grain="one shopper that an event or a user export names",
+    key=("user_id",),
+    order_by=("user_id",),
+    columns=(
+        _c("user_id", "VARCHAR", ""),
+        _c("attributes", "VARCHAR", "JSON object of what the user export says", nullable=True),
+        _c("first_seen_at", "TIMESTAMP", "", nullable=True),
+        _c("last_seen_at", "TIMESTAMP", "", nullable=True),
+    ),
+)
+
+SESSIONS: Final = Table(
+    "sessions",
+    grain="one visit",
+    key=("session_id",),
+    order_by=("started_at", "session_id"),
+    columns=(
+        _c("session_id", "VARCHAR", ""),
+        _c("user_id", "VARCHAR", "", nullable=True),
+        _c("started_at", "TIMESTAMP", ""),
+        _c("ended_at", "TIMESTAMP", ""),
+        _c("events", "BIGINT", ""),
+        _c("items", "BIGINT", "different ones"),
+        _c("purchases", "BIGINT", "purchase events"),
+        _c("revenue_cents", "BIGINT", ""),
+    ),
+)
+
+BASKETS: Final = Table(
+    "baskets",
+    grain="one item of one order",
+    key=("order_id", "item_id"),
+    order_by=("purchased_at", "order_id", "item_id"),
+    columns=(
+        _c("order_id", "VARCHAR", "the source's own, else the session"),
+        _c("item_id", "VARCHAR", ""),
+        _c("user_id", "VARCHAR", "", nullable=True),
+        _c("session_id", "VARCHAR", ""),
+        _c("purchased_at", "TIMESTAMP", "of the order's first line"),
+        _c("quantity", "BIGINT", ""),
+        _c("revenue_cents", "BIGINT", ""),
+    ),
+)
+
+USER_ITEMS: Final = Table(
+    "user_items",
+    grain="one shopper and one item they met",
+    key=("user_id", "item_id"),
+    order_by=("user_id", "item_id"),
+    columns=(
+        _c("user_id", "VARCHAR", ""),
+        _c("item_id", "VARCHAR", ""),
+        _c("first_at", "TIMESTAMP", ""),
+        _c("last_at", "TIMESTAMP", ""),
+        _c("views", "BIGINT", ""),
+        _c("clicks", "BIGINT", ""),
+        _c("carts", "BIGINT", ""),
+        _c("purchases", "BIGINT", ""),
+        _c("quantity", "BIGINT", "units bought"),
+        _c("weight", "DOUBLE", "sum of event weights, halved every 90 days up to the last event of all"),
+    ),
+)
+
+ITEM_DAYS: Final = Table(
+    "item_days",
+    grain="one item on one day (UTC)",
+    key=("day", "item_id"),
+    order_by=("day", "item_id"),
+    columns=(
+        _c("day", "DATE", ""),
+        _c("item_id", "VARCHAR", ""),
+        _c("views", "BIGINT", ""),
+        _c("clicks", "BIGINT", ""),
+        _c("carts", "BIGINT", ""),
+        _c("purchases", "BIGINT", ""),
+        _c("quantity", "BIGINT", ""),
+        _c("revenue_cents", "BIGINT", ""),
+    ),
+)
+
+EXPOSURES: Final = Table(
+    "exposures",
+    grain="one item shown in one answer",
+    key=("request_id", "item_id"),
+    order_by=("occurred_at", "request_id", "position"),
+    columns=(
+        _c("request_id", "VARCHAR", ""),
+        _c("item_id", "VARCHAR", ""),
+        _c("position", "INTEGER", "from 1"),
+        _c("occurred_at", "TIMESTAMP", ""),
+        _c("user_id", "VARCHAR", "", nullable=True),
+        _c("session_id", "VARCHAR", "", nullable=True),
+        _c("surface", "VARCHAR", ""),
+        _c("source", "VARCHAR", "model that put the item there"),
+        _c("served_by", "VARCHAR", ""),
+        _c("model_version", "VARCHAR", ""),
+        _c("degraded", "BOOLEAN", ""),
+    ),
+)
+
+QUARANTINE: Final = Table(
+    "quarantine",
+    grain="one different line that could not be used",
+    key=("source", "record"),
+    order_by=("source", "reason", "record"),
+    columns=(
+        _c("source", "VARCHAR", ""),
+        _c("reason", "VARCHAR", "what is wrong with it, the first of all reasons"),
+        _c("record", "VARCHAR", "the line as found"),
+    ),
+)
+
+TABLES: Final = (
+    INTERACTIONS,
+    ITEMS,
+    USERS,
+    SESSIONS,
+    BASKETS,
+    USER_ITEMS,
+    ITEM_DAYS,
+    EXPOSURES,
+    QUARANTINE,
+)
