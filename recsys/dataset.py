@@ -9,15 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recsys.errors import UserError
 from recsys.events import EVENT_CODE
 from recsys.ranking import History, ItemArray
 
-SECONDS_PER_DAY = 86_400
+SECONDS_PER_DAY: Final = 86_400
+
+MAX_HISTORY_EVENTS: Final = 1_000
+"""A shopper's history is their most recent thousand events: in training, evaluation and serving alike."""
+
+
+class TablesMissingError(UserError, FileNotFoundError):
+    """The tables that a step reads have not been built."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +130,8 @@ class Histories:
         self._at = at
 
     def __getitem__(self, shopper: int) -> History:
-        rows = slice(int(self._offsets[shopper]), int(self._offsets[shopper + 1]))
+        start, stop = int(self._offsets[shopper]), int(self._offsets[shopper + 1])
+        rows = slice(max(start, stop - MAX_HISTORY_EVENTS), stop)
         seconds = self._events.second[rows]
         return History(
             items=self._events.item[rows],
@@ -143,11 +153,11 @@ def load_dataset(tables: Path) -> Dataset:
     """Read `interactions.parquet` and `items.parquet` (see `recsys.tables`) below `tables`.
 
     Raises:
-        FileNotFoundError: a table is missing; run `recsys tables` first.
+        TablesMissingError: a table is missing.
     """
     for name in ("interactions", "items"):
         if not (tables / f"{name}.parquet").exists():
-            raise FileNotFoundError(f"{tables / name}.parquet is missing: run `recsys tables` first")
+            raise TablesMissingError(f"{tables / name}.parquet is missing: run `recsys tables` first")
     items = pl.read_parquet(tables / "items.parquet").sort("item_id")
     interactions = pl.read_parquet(
         tables / "interactions.parquet",

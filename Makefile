@@ -1,0 +1,94 @@
+# The arrows of the chain. Every target calls the one command line, `recsys`; see `recsys --help`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RECSYS := $(BIN)/recsys
+DATA := data
+export OPENBLAS_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run ingest tables doctor train-phase1 evaluate publish rollback serve mlflow \
+        test check format lint types browser bench-pipeline bench-serve bench-models docs clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --progress-bar on -e '.[serve,train]'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --progress-bar on -e '.[dev]'
+	@touch $@
+
+run: $(VENV)/installed ## Everything: data, tables, phase 1, publish, serve
+	$(RECSYS) ingest
+	$(RECSYS) tables
+	$(RECSYS) train --phase 1 --publish
+	$(RECSYS) serve
+
+ingest: $(VENV)/installed ## Take the default data in (own data: recsys ingest --mapping shop.toml)
+	$(RECSYS) ingest
+
+tables: $(VENV)/installed ## Build the tables
+	$(RECSYS) tables
+
+doctor: $(VENV)/installed ## What the data supports, and what is missing
+	$(RECSYS) doctor
+
+train-phase1: $(VENV)/installed ## Train, evaluate and register phase 1
+	$(RECSYS) train --phase 1 --force
+
+evaluate: $(VENV)/installed ## The measured table of phase 1 (writes reports/)
+	$(RECSYS) evaluate --phase 1
+
+publish: $(VENV)/installed ## Make the newest bundle live
+	$(RECSYS) publish
+
+rollback: $(VENV)/installed ## Make the bundle live that was so before
+	$(RECSYS) rollback
+
+serve: $(VENV)/installed ## Serve the live bundle
+	$(RECSYS) serve
+
+mlflow: $(VENV)/installed ## Open the comparison of runs
+	$(RECSYS) mlflow
+
+browser: # Chromium for the browser tests
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium; } || \
+	  echo "Chromium is missing and could not be installed: browser tests will be skipped"
+
+test: $(VENV)/installed-dev browser ## Install what the tests need and run them all
+	$(BIN)/python -m pytest
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff format .
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(RECSYS) docs --check
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+check: lint types test ## The one gate: format, lint, strict types, tests
+
+bench-pipeline: $(VENV)/installed ## 1, 5 and 25 million events through the pipelines
+	$(BIN)/python -m benchmarks.pipeline
+
+bench-serve: $(VENV)/installed ## /recommend beside a constant FastAPI route (needs wrk)
+	$(BIN)/python -m benchmarks.serve
+
+bench-models: $(VENV)/installed ## Published data sets, where ../shared/data is present
+	$(BIN)/python -m benchmarks.models
+
+docs: $(VENV)/installed ## Bring the documents' tables up to date with reports/
+	$(RECSYS) docs
+
+clean: ## Remove everything that was built; keeps the event log
+	rm -rf $(VENV) $(DATA)/raw $(DATA)/tables $(DATA)/bundles $(DATA)/mlflow build dist *.egg-info
