@@ -24,9 +24,7 @@ app = typer.Typer(
 )
 console = Console(stderr=False)
 
-DataDir = Annotated[
-    Path, typer.Option("--data-dir", envvar="RECSYS_DATA_DIR", help="Where this shop's files live.")
-]
+DataDir = Annotated[Path, typer.Option("--data-dir", envvar="RECSYS_DATA_DIR", help="Where this shop's files live.")]
 Phase = Annotated[int, typer.Option(min=1, max=1, help="1: collaborative filtering.")]
 DEFAULT_DATA_DIR = Path("data")
 
@@ -35,7 +33,8 @@ DEFAULT_DATA_DIR = Path("data")
 def ingest(
     mapping: Annotated[Path | None, typer.Option(help="TOML file that maps a shop's exports.")] = None,
     propose: Annotated[
-        list[Path] | None, typer.Option(help="An unmapped export; prints a mapping for it. Repeat for several.")
+        list[Path] | None,
+        typer.Option(help="An unmapped export; prints a mapping for it. Repeat for several."),
     ] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
@@ -85,9 +84,7 @@ def train(
     from recsys.publish import live_version
     from recsys.train import train as run
 
-    result = run(
-        phase, data_dir, until=until, search_seconds=search_seconds, seed=seed, force=force, console=console
-    )
+    result = run(phase, data_dir, until=until, search_seconds=search_seconds, seed=seed, force=force, console=console)
     # A bundle that was there before stays where a rollback put it.
     if publish_it and (result.trained or live_version(data_dir / "bundles") is None):
         publish(result.version, reason="trained", data_dir=data_dir)
@@ -117,7 +114,8 @@ def publish(
 
 @app.command()
 def rollback(
-    reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "", data_dir: DataDir = DEFAULT_DATA_DIR
+    reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "",
+    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Make the bundle live again that was so before."""
     from recsys.publish import rollback as run

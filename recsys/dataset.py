@@ -107,9 +107,7 @@ class Dataset:
 
     def before(self, second: int) -> Dataset:
         """The same catalogue and shoppers, knowing only what happened strictly before `second`."""
-        return Dataset(
-            self.events.before(second), self.catalogue, self.user_ids, self.n_shoppers, self.n_sessions
-        )
+        return Dataset(self.events.before(second), self.catalogue, self.user_ids, self.n_shoppers, self.n_sessions)
 
     @property
     def until(self) -> int:

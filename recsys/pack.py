@@ -186,5 +186,3 @@ def write_bundle(
     }
     (draft / "manifest.json").write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
     return draft.rename(bundles / version)
-
-

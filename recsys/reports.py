@@ -19,6 +19,8 @@ from typing import Any, Final
 
 import orjson
 
+from recsys.errors import UserError
+
 REPORTS: Final = Path("reports")
 Cell = str | int | float | bool | None
 
@@ -128,13 +130,13 @@ def render(document: str, reports: Path = REPORTS) -> str:
     """`document` with the tables of every report that it names brought up to date.
 
     Raises:
-        FileNotFoundError: the document names a report that no command has written.
+        UserError: the document names a report that no command has written.
     """
 
     def block(match: re.Match[str]) -> str:
         path = reports / f"{match['name']}.json"
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing: run the command that writes it, then `recsys docs`")
+            raise UserError(f"{path} is missing: run the command that writes it, then `recsys docs`")
         return f"{match[1]}{to_markdown(orjson.loads(path.read_bytes()))}{match[3]}"
 
     return _BLOCK.sub(block, document)

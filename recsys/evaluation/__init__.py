@@ -1,0 +1,1 @@
+"""What measures: one global time cut, the whole catalogue ranked, intervals on every figure."""

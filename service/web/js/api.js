@@ -1,0 +1,65 @@
+// The service's HTTP interface, one function for each question.
+
+import { identity } from "./shopper.js";
+
+const TIMEOUT_MS = 8000;
+
+/** The service refused (4xx), failed (5xx) or did not answer (status 0). */
+export class ServiceError extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+
+  get unreachable() {
+    return this.status === 0 || this.status >= 500;
+  }
+}
+
+async function ask(path, options = {}) {
+  const limits = [AbortSignal.timeout(TIMEOUT_MS), options.signal].filter(Boolean);
+  let response;
+  try {
+    response = await fetch(path, { ...options, signal: AbortSignal.any(limits) });
+  } catch (error) {
+    if (error.name === "AbortError") throw error; // the shopper went on to another page
+    throw new ServiceError("The shop's service does not answer.", 0);
+  }
+  const body = await response.json().catch(() => null);
+  if (response.ok && body !== null) return body;
+  const detail = typeof body?.detail === "string" ? body.detail : `The service answered ${response.status}.`;
+  throw new ServiceError(detail, response.ok ? 502 : response.status);
+}
+
+/** An answer of `GET /recommend`, with `took_ms`: how long this browser waited for it. */
+export async function recommend(question, signal) {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries({ ...identity(), ...question })) {
+    for (const one of Array.isArray(value) ? value : [value]) query.append(name, one);
+  }
+  const started = performance.now();
+  const answer = await ask(`recommend?${query}`, { signal });
+  return { ...answer, took_ms: performance.now() - started };
+}
+
+export function fetchItem(itemId, signal) {
+  return ask(`items/${encodeURIComponent(itemId)}`, { signal });
+}
+
+export async function searchItems(words, signal) {
+  return (await ask(`search?${new URLSearchParams({ q: words })}`, { signal })).items;
+}
+
+export async function demoShoppers() {
+  return (await ask("demo/shoppers")).shoppers;
+}
+
+/** Sends events; `keepalive` lets them finish when the page is left. */
+export function postEvents(events) {
+  return ask("events", {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ events }),
+    keepalive: true,
+  });
+}
