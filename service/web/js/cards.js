@@ -24,7 +24,8 @@ export function card(item, answer = null) {
     track({ type: "click", item_id: item.item_id, request_id: answer.request_id, surface: answer.surface });
   };
   const title = calm(item.title);
-  const place = [item.brand, categoryPath(item.category).at(-1)].filter(Boolean).map(calm).join(" · ");
+  const kind = categoryPath(item.category).findLast((part) => !item.title.includes(part)); // not the title once more
+  const place = [item.brand, kind].filter(Boolean).map(calm).join(" · ");
   return el("li", { class: "card", "data-item": item.item_id },
     el("a", { href: itemLink(item.item_id), onclick: clicked, onauxclick: (press) => press.button === 1 && clicked() },
       picture(item),

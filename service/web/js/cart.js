@@ -8,6 +8,7 @@ import { lasting } from "./storage.js";
 export const cartChanges = new EventTarget();
 
 const key = () => `cart:${userId() ?? ""}`;
+const orderKey = () => `order:${userId() ?? ""}`;
 
 function save(lines) {
   lasting.write(key(), lines);
@@ -51,18 +52,21 @@ export function setQuantity(itemId, quantity) {
 
 /** Buy everything as one order; the cart is emptied only once the service has it. Resolves to the order or null. */
 export async function checkout() {
-  const order = { order_id: randomId(), count: count(), cents: totalCents() };
+  const order_id = lasting.read(orderKey()) ?? randomId();
+  lasting.write(orderKey(), order_id); // like the lines' event ids, the same at a second try after a lost answer
+  const order = { order_id, count: count(), cents: totalCents() };
   const bought = lines().map(({ item, quantity, event_id, origin }) => ({
     type: "purchase",
-    event_id, // kept in the line: a second try after a lost answer counts once
+    event_id,
     ...identity(),
     ...origin,
     item_id: item.item_id,
     quantity,
     price_cents: item.price_cents,
-    order_id: order.order_id,
+    order_id,
   }));
   if (!(await track(...bought))) return null;
+  lasting.write(orderKey(), null);
   save([]);
   return order;
 }

@@ -14,13 +14,15 @@ const main = document.getElementById("main");
 const byId = (id) => document.getElementById(id);
 let leaving = new AbortController();
 
-function pageOf(hash) {
-  const [path, query = ""] = hash.replace(/^#?\/?/, "").split("?");
-  const [name, ...rest] = path.split("/");
-  const words = new URLSearchParams(query).get("q") ?? "";
+function searchedFor() {
+  return new URLSearchParams(location.hash.split("?")[1]).get("q")?.trim() ?? "";
+}
+
+function currentPage() {
+  const [name, ...rest] = location.hash.split("?")[0].replace(/^#?\/?/, "").split("/");
   if (name === "") return homePage;
   if (name === "cart") return cartPage;
-  if (name === "search") return (page) => searchPage(page, words.trim());
+  if (name === "search") return (page) => searchPage(page, searchedFor());
   if (name === "item" && rest.length === 1) return (page) => productPage(page, decodeURIComponent(rest[0]));
   return noPage;
 }
@@ -30,8 +32,9 @@ async function show({ focus = true } = {}) {
   leaving = new AbortController();
   const { signal } = leaving;
   window.scrollTo(0, 0);
+  byId("q").value = searchedFor();
   try {
-    const title = pageOf(location.hash)({ main, signal });
+    const title = currentPage()({ main, signal });
     if (focus) main.focus({ preventScroll: true });
     const text = await title;
     if (!signal.aborted) document.title = text === SHOP ? SHOP : `${text} · ${SHOP}`;

@@ -116,13 +116,20 @@ export async function cartPage({ main, signal }) {
         ? el("div", { class: "cart" }, el("ul", { class: "lines" }, cart.lines().map(cartLine)), summary(thank))
         : el("p", { class: "none" }, "Nothing in it yet. Add something below, or go back ", el("a", { href: "#/" }, "to the shop"), "."));
   };
+  const idsInCart = () => cart.lines().map((line) => line.item.item_id);
+  let asked;
   const recommendations = () => {
-    const inCart = cart.lines().map((line) => line.item.item_id);
+    const inCart = idsInCart();
+    asked = inCart.join(" ");
     const row = inCart.length ? { title: "Goes well with your cart", surface: "cart", cart: inCart } : HOME;
     return showRows(rows, [row], { signal, above: inCart });
   };
   const redraw = () => {
+    const focused = document.activeElement?.getAttribute("aria-label");
     draw();
+    const again = [...contents.querySelectorAll("button")].find((button) => button.getAttribute("aria-label") === focused);
+    if (focused) (again ?? contents.querySelector("h1")).focus();
+    if (idsInCart().join(" ") === asked) return;
     recommendations().catch((error) => {
       if (!signal.aborted) rows.replaceChildren(el("p", { class: "none" }, error.message));
     });

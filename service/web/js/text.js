@@ -8,11 +8,16 @@ export function price(cents) {
   return cents === null || cents === undefined ? "Price unknown" : money.format(cents / 100);
 }
 
-/** Runs of capitals, as old tills print them ("FLUID MILK 1 GA"), in calmer letters ("Fluid Milk 1 ga"). */
+const UNITS = new Set(["oz", "lb", "ga", "ct", "pk", "pt", "qt", "dz", "sq", "ft", "ml", "l", "of", "in", "and", "with"]);
+
+function lowered(capitals) {
+  return capitals.toLowerCase().replace(/[a-z][a-z']*/g, (word) => (UNITS.has(word) ? word : word[0].toUpperCase() + word.slice(1)));
+}
+
+/** Capitals as old tills print them ("FLUID MILK 1 GA") in calmer letters ("Fluid Milk 1 ga"), alone or inside a sentence. */
 export function calm(text) {
-  return text.replace(/[A-Z][A-Z0-9 &/.,:%'()+-]{4,}[A-Z)]/g, (run) =>
-    run.toLowerCase().replace(/(?<![\d.] ?)(?<![a-z'])[a-z](?=[a-z]{2})/g, (letter) => letter.toUpperCase()),
-  );
+  if (!/[a-z]/.test(text)) return lowered(text);
+  return text.replace(/[A-Z][A-Z0-9 &/.,:%'()+-]{10,}[A-Z)]/g, lowered);
 }
 
 /** "Dairy > Milk > Whole" as its parts, from the broadest down. */

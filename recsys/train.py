@@ -1,0 +1,316 @@
+"""Training: tables in; a searched, evaluated and registered phase out, and the bundle that serves it.
+
+The order keeps the measurement honest: choices are made on the validation window only, the test window is read
+once, for every row of the table at the same time, and only then is the chosen configuration refitted on everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import optuna
+import orjson
+import polars as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from recsys import phase1, tracking
+from recsys.bundle import BundleError, read_manifest
+from recsys.dataset import Dataset, load_dataset
+from recsys.errors import UserError
+from recsys.evaluation.evaluate import ModelScores, Task, evaluate, make_task, paired_differences
+from recsys.evaluation.metrics import PRIMARY
+from recsys.evaluation.report import print_results, write_phase_report
+from recsys.evaluation.split import Split, split
+from recsys.events import Surface
+from recsys.pack import write_bundle
+from recsys.publish import bundle_versions
+from recsys.ranking import Model
+
+PHASE_NAME: Final = {1: "phase1"}
+MAX_TRIALS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a training left behind."""
+
+    version: str
+    trained: bool
+    """False where nothing had changed since `version` was trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A window's frame of results, and the per-shopper scores that paired differences need."""
+
+    frame: pl.DataFrame
+    scores: Mapping[str, ModelScores]
+
+
+def train(
+    phase: int,
+    data_dir: Path,
+    *,
+    until: str | None = None,
+    search_seconds: float = 60.0,
+    seed: int = 0,
+    force: bool = False,
+    console: Console,
+) -> TrainResult:
+    """Search, choose, evaluate, refit and pack a phase; see `recsys train --help`.
+
+    Raises:
+        UserError: the tables are missing, empty, or all later than `until`.
+    """
+    summary = read_summary(data_dir)
+    key = _training_key(summary["fingerprint"], phase, until, search_seconds, seed)
+    known = None if force else _trained_before(data_dir / "bundles", key)
+    if known is not None:
+        console.print(f"phase {phase} is up to date: [bold]{known}[/bold] (train again: --force)")
+        return TrainResult(known, trained=False)
+
+    started = time.monotonic()
+    dataset = load_dataset(data_dir / "tables")
+    console.print(
+        f"{len(dataset.events):,} interactions of {dataset.n_users:,} users "
+        f"({dataset.n_shoppers - dataset.n_users:,} anonymous sessions) with {dataset.n_items:,} items"
+    )
+    windows = _windows(dataset, until, console)
+    config, results = phase1.DEFAULT, dict[str, Results]()
+    if windows is not None:
+        config, results["validation"] = choose(dataset, windows, search_seconds, seed, console)
+        results["test"] = test(config, dataset, windows, seed, console)
+    at = windows.test.start if until is not None and windows is not None else dataset.until
+    learnt = dataset.before(at)
+    if not len(learnt.events):
+        raise UserError("there are no interactions to learn from: look at the summary that `recsys tables` prints")
+    with console.status("fitting on everything for publishing" if until is None else f"fitting before {until}"):
+        surfaces, popularity = phase1.build_surfaces(config, learnt, at, np.random.default_rng(seed))
+    bundle = write_bundle(
+        data_dir / "bundles",
+        phase=phase,
+        surfaces=surfaces,
+        popularity=popularity,
+        dataset=learnt,
+        at=at,
+        metadata=_metadata(summary, key, until, asdict(config), results, learnt),
+    )
+    _record(data_dir, phase, bundle, summary, seed, asdict(config), results)
+    if "test" in results:
+        print_results(results["test"].frame, console)
+    console.print(f"bundle [bold]{bundle.name}[/bold] in {time.monotonic() - started:.0f} s")
+    return TrainResult(bundle.name, trained=True)
+
+
+def read_summary(data_dir: Path) -> dict[str, Any]:
+    """What `recsys tables` says of its output.
+
+    Raises:
+        UserError: the tables have not been built.
+    """
+    path = data_dir / "tables" / "summary.json"
+    if not path.exists():
+        raise UserError(f"{path} is missing: run `recsys ingest` and `recsys tables` first")
+    summary: dict[str, Any] = orjson.loads(path.read_bytes())
+    return summary
+
+
+def _training_key(fingerprint: str, *settings: object) -> str:
+    """A hash of all that decides what training produces: the data, the settings and the code of this package."""
+    digest = hashlib.sha256(orjson.dumps([fingerprint, *map(repr, settings)]))
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _trained_before(bundles: Path, key: str) -> str | None:
+    for version in reversed(bundle_versions(bundles)):
+        try:
+            if read_manifest(bundles / version).get("training_key") == key:
+                return version
+        except BundleError:
+            continue  # an old or damaged bundle is no reason not to train
+    return None
+
+
+def _windows(dataset: Dataset, until: str | None, console: Console) -> Split | None:
+    """The split, or None where the data is too little to measure anything and no cut was asked for."""
+    if not len(dataset.events):
+        return None
+    try:
+        return split(int(dataset.events.second[0]), dataset.until, until)
+    except UserError as error:
+        if until is not None:
+            raise
+        console.print(f"[yellow]nothing is evaluated, defaults are used:[/yellow] {error}")
+        return None
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
+
+
+def _evaluate(models: Mapping[str, Model], task: Task, label: str, seed: int, console: Console) -> Results:
+    with _progress(console) as progress:
+        bar = progress.add_task(label, total=len(models) * len(task.cases))
+        frame, scores = evaluate(models, task, seed=seed, tick=lambda: progress.advance(bar))
+    return Results(frame, scores)
+
+
+def choose(
+    dataset: Dataset, windows: Split, search_seconds: float, seed: int, console: Console
+) -> tuple[phase1.Phase1Config, Results]:
+    """Search on the validation window: the best configuration of the blend, beside baselines and single models."""
+    at = windows.validation.start
+    past = dataset.before(at)
+    task = make_task(dataset, windows.validation)
+    console.print(f"validation {windows.validation}: {len(task.cases):,} shoppers")
+    config = search(past, at, task, search_seconds, seed, console)
+    models = fit_rows(config, past, at, seed, console)
+    return config, _evaluate(models, task, "comparing on validation", seed, console)
+
+
+def search(
+    past: Dataset, at: int, task: Task, seconds: float, seed: int, console: Console
+) -> phase1.Phase1Config:
+    """Hyper-parameters by Optuna's TPE, the default first, until the time is up or `MAX_TRIALS` are done.
+
+    What a trial is judged by: `phase1.objective` of the primary metric on all purchases and on new items.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    study.enqueue_trial(phase1.default_params())
+    workshop = phase1.Workshop(past, at, seed)
+    best, best_value = phase1.DEFAULT, -np.inf
+    deadline = time.monotonic() + seconds
+    with _progress(console) as progress:
+        bar = progress.add_task("searching", total=MAX_TRIALS)
+        for _ in range(MAX_TRIALS):
+            trial = study.ask()
+            config = phase1.suggest(trial)
+            frame, _ = evaluate({"trial": workshop.home(config)}, task, seed=seed)
+            value = phase1.objective(frame)
+            study.tell(trial, value)
+            if value > best_value:
+                best, best_value = config, value
+            progress.update(bar, advance=1, description=f"searching, best {best_value:.4f}")
+            if time.monotonic() > deadline:
+                break
+    return best
+
+
+def fit_rows(
+    config: phase1.Phase1Config, past: Dataset, at: int, seed: int, console: Console
+) -> dict[str, Model]:
+    """Every row of the tables: baselines, single models, and the chosen phase, fitted on the same past."""
+    models: dict[str, Model] = {}
+    for name, recommender in {**phase1.baselines(), **phase1.candidates(config)}.items():
+        with console.status(f"fitting {name}"):
+            models[name] = recommender.fit(past, at, np.random.default_rng(seed))
+    with console.status("fitting phase 1"):
+        surfaces, _ = phase1.build_surfaces(config, past, at, np.random.default_rng(seed))
+    return {**models, PHASE_NAME[1]: surfaces[Surface.HOME]}
+
+
+def test(
+    config: phase1.Phase1Config, dataset: Dataset, windows: Split, seed: int, console: Console
+) -> Results:
+    """Read the test window once, with every row of the table."""
+    task = make_task(dataset, windows.test)
+    console.print(f"test {windows.test}: {len(task.cases):,} shoppers")
+    models = fit_rows(config, dataset.before(windows.test.start), windows.test.start, seed, console)
+    return _evaluate(models, task, "reading the test window", seed, console)
+
+
+def _metadata(
+    summary: Mapping[str, Any],
+    key: str,
+    until: str | None,
+    params: dict[str, Any],
+    results: Mapping[str, Results],
+    learnt: Dataset,
+) -> dict[str, Any]:
+    """The training's part of the bundle's manifest."""
+    return {
+        "training_key": key,
+        "data": {
+            "since": int(learnt.events.second[0]),
+            "until": learnt.until,
+            "fingerprint": summary["fingerprint"],
+            # With a cut, part of the log may lie after it: what was received is then not known to be learnt.
+            "log_until": summary["log_until"] if until is None else 0,
+        },
+        "currency": summary["currency"],
+        "until": until,
+        "params": params,
+        "metrics": {
+            window: {row["slice"]: row["value"] for row in _primary_rows(result.frame).iter_rows(named=True)}
+            for window, result in results.items()
+        },
+    }
+
+
+def _primary_rows(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.filter(model=PHASE_NAME[1], metric=str(PRIMARY))
+
+
+def _record(
+    data_dir: Path,
+    phase: int,
+    bundle: Path,
+    summary: Mapping[str, Any],
+    seed: int,
+    params: dict[str, Any],
+    results: Mapping[str, Results],
+) -> None:
+    """Into MLflow."""
+    manifest = read_manifest(bundle)
+    tracking.log_training(
+        data_dir,
+        phase=phase,
+        bundle=bundle,
+        params={**params, "seed": seed, "until": manifest["until"]},
+        tags={
+            "fingerprint": summary["fingerprint"],
+            "code_version": manifest["code_version"],
+            "data_since": str(manifest["data"]["since"]),
+            "data_until": str(manifest["data"]["until"]),
+        },
+        results={window: result.frame for window, result in results.items()},
+    )
+
+
+def evaluate_phase(phase: int, data_dir: Path, *, console: Console) -> None:
+    """Fit the newest bundle's configuration before the test cut and print the table of the test window.
+
+    A published bundle has learnt from the test window and cannot be judged on it; its configuration can.
+
+    Raises:
+        UserError: no bundle of that phase has been trained, or the data is too little to measure anything.
+    """
+    bundles = data_dir / "bundles"
+    manifests = [read_manifest(bundles / version) for version in bundle_versions(bundles)]
+    trained = [manifest for manifest in manifests if manifest["phase"] == phase]
+    if not trained:
+        raise UserError(f"no bundle of phase {phase}: run `recsys train --phase {phase}` first")
+    summary = read_summary(data_dir)
+    dataset = load_dataset(data_dir / "tables")
+    windows = _windows(dataset, trained[-1]["until"], console)
+    if windows is None:
+        raise UserError("the data is too little to measure anything")
+    config = phase1.Phase1Config(**trained[-1]["params"])
+    results = test(config, dataset, windows, 0, console)
+    print_results(results.frame, console)
+    others = [name for name in results.scores if name != PHASE_NAME[1]]
+    differences = paired_differences(results.scores, PHASE_NAME[1], others)
+    command = "recsys evaluate --phase 1"
+    write_phase_report(PHASE_NAME[1], command, results.frame, differences, shop=summary["shop"])
