@@ -29,7 +29,7 @@ export function card(item, answer = null) {
   return el("li", { class: "card", "data-item": item.item_id },
     el("a", { href: itemLink(item.item_id), onclick: clicked, onauxclick: (press) => press.button === 1 && clicked() },
       picture(item),
-      el("span", { class: "title" }, title)),
+      el("span", { class: "title", title }, title)),
     el("span", { class: "place" }, place),
     answer && el("p", { class: "reason" }, calm(item.reason)),
     answer && el("p", { class: "why" }, `${item.source} · score ${Number(item.score.toPrecision(4))} · rank ${item.rank}`),

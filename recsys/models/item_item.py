@@ -1,0 +1,98 @@
+"""Item-item neighbours: what goes with the items of a history, a session, a page or a cart.
+
+However the weights were fitted (cosine, local ridge, co-purchase), serving them is the same sparse sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.models.selection import gather_rows, rank, sum_by_item
+from recsys.ranking import EMPTY_RANKING, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray, top_k
+
+Reads = Literal["history", "context", "cart"]
+
+
+@dataclass(frozen=True)
+class ItemItemModel:
+    """Scores an item by the sum of its weights with the items that the query holds."""
+
+    kind: ClassVar[str] = "item_item"
+    indptr: NDArray[np.int64]
+    """`(n_items + 1,)` int64: neighbours of item i are `items[indptr[i]:indptr[i + 1]]`."""
+    items: ItemArray
+    """Neighbours, strongest first."""
+    weights: ScoreArray
+    name: str
+    reads: Reads = "history"
+    """Which part of a query it answers from."""
+    half_life_days: float = 90.0
+    """Of an event's weight, where it reads the history."""
+    max_items: int = 100
+    """It reads this many different items, the strongest."""
+
+    def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
+        """See `Model`; only items with a positive sum."""
+        seeds, strengths = self._seeds(query)
+        if len(seeds) == 0:
+            return EMPTY_RANKING
+        positions, lengths = gather_rows(self.indptr, seeds)
+        entries = self.items[positions]
+        keep = np.flatnonzero(eligible[entries])
+        entries = entries[keep]
+        scores = self.weights[positions[keep]] * np.repeat(strengths, lengths)[keep]
+        items, totals = sum_by_item(entries, scores, len(self.indptr) - 1)
+        positive = totals > 0
+        ranking = rank(self.name, items[positive], totals[positive], k)
+        origin = np.repeat(seeds, lengths)[keep]
+        because = _strongest(ranking.items, entries, scores, origin)
+        return Ranking(ranking.items, ranking.scores, ranking.sources, because)
+
+    def _seeds(self, query: Query) -> tuple[ItemArray, ScoreArray]:
+        """Different items to answer from, and how much each counts."""
+        if self.reads == "context":
+            items = np.array([query.context_item] if query.context_item >= 0 else [], dtype=np.int32)
+            return items, np.ones(len(items), dtype=np.float32)
+        if self.reads == "cart":
+            items = np.unique(query.cart_items)
+            return items, np.ones(len(items), dtype=np.float32)
+        history = query.history
+        if len(history) == 0:
+            return history.items, history.age_days
+        items, strengths = sum_by_item(history.items, history.weights(self.half_life_days), len(self.indptr) - 1)
+        # The root dampens staples that are bought every week.
+        strengths = np.sqrt(strengths)
+        best = top_k(items, strengths, self.max_items)
+        return items[best], strengths[best] / max(float(strengths[best[0]]), 1e-30)
+
+    def state(self) -> ModelState:
+        """See `Model`."""
+        params = {
+            "name": self.name,
+            "reads": self.reads,
+            "half_life_days": self.half_life_days,
+            "max_items": self.max_items,
+        }
+        return ModelState(params, {"indptr": self.indptr, "items": self.items, "weights": self.weights})
+
+    @classmethod
+    def from_state(cls, state: ModelState) -> Self:
+        """See `Model`."""
+        return cls(**state.arrays, **state.params)
+
+
+def _strongest(wanted: ItemArray, entries: ItemArray, scores: ScoreArray, origin: ItemArray) -> ItemArray:
+    """For each wanted item the origin of its largest entry. Every wanted item has an entry."""
+    order = np.argsort(wanted)
+    ordered = wanted[order]
+    place = np.minimum(np.searchsorted(ordered, entries), len(ordered) - 1) if len(ordered) else entries
+    hits = np.flatnonzero(ordered[place] == entries) if len(ordered) else np.empty(0, dtype=np.intp)
+    by_item = hits[np.lexsort((-scores[hits], place[hits]))]
+    first = np.searchsorted(place[by_item], np.arange(len(ordered)))
+    because = np.empty(len(wanted), dtype=np.int32)
+    because[order] = origin[by_item[first]]
+    return because

@@ -1,0 +1,82 @@
+"""From many scored entries to one ranking: what the models share on the hot path.
+
+Nothing here costs time in proportion to the catalogue: work grows with the entries that a query touches.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.ranking import EMPTY_RANKING, NO_ITEM, ItemArray, Mask, Ranking, ScoreArray, top_k
+
+
+class _Scratch(threading.local):
+    """Two arrays as long as the catalogue, one pair per thread, clean between calls."""
+
+    def __init__(self) -> None:
+        self.sums = np.zeros(0, dtype=np.float32)
+        self.slot = np.zeros(0, dtype=np.int32)
+
+    def of(self, n_items: int) -> tuple[ScoreArray, NDArray[np.int32]]:
+        if len(self.sums) < n_items:
+            self.sums = np.zeros(n_items, dtype=np.float32)
+            self.slot = np.zeros(n_items, dtype=np.int32)
+        return self.sums, self.slot
+
+
+_SCRATCH: Final = _Scratch()
+
+
+def sum_by_item(items: ItemArray, scores: ScoreArray, n_items: int) -> tuple[ItemArray, ScoreArray]:
+    """Add up the scores of repeated items: `(m,)` entries in, `(u,)` different items and their sums out."""
+    sums, slot = _SCRATCH.of(n_items)
+    np.add.at(sums, items, scores)
+    positions = np.arange(len(items), dtype=np.int32)
+    slot[items] = positions
+    unique = items[slot[items] == positions]
+    totals = sums[unique]
+    sums[unique] = 0.0
+    return unique, totals
+
+
+def gather_rows(
+    indptr: NDArray[np.int64], rows: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of all entries of some CSR rows, and how many each row has, without a Python loop."""
+    starts = indptr[rows]
+    lengths = indptr[rows + 1] - starts
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    positions = np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    return positions, lengths
+
+
+def rank(name: str, items: ItemArray, scores: ScoreArray, k: int, because: ItemArray | None = None) -> Ranking:
+    """The k best of unique, eligible items; `because` is parallel to `items`."""
+    best = top_k(items, scores, k)
+    reasons = np.full(len(best), NO_ITEM, dtype=np.int32) if because is None else because[best]
+    return Ranking(items[best], scores[best], (name,) * len(best), reasons)
+
+
+def walk(name: str, order: ItemArray, scores: ScoreArray, k: int, eligible: Mask) -> Ranking:
+    """The first k eligible items of a fixed order; looks only as deep as it must.
+
+    `order` `(n,)` int32, best first; `scores` `(n,)` float32 parallel to it.
+    """
+    if k <= 0 or len(order) == 0:
+        return EMPTY_RANKING
+    found: list[NDArray[np.intp]] = []
+    missing, start, step = k, 0, 8 * k
+    while missing > 0 and start < len(order):
+        part = np.flatnonzero(eligible[order[start : start + step]])[:missing] + start
+        found.append(part)
+        missing -= len(part)
+        start += step
+        step *= 4
+    positions = np.concatenate(found)
+    items = order[positions]
+    return Ranking(items, scores[positions], (name,) * len(items), np.full(len(items), NO_ITEM, dtype=np.int32))
