@@ -21,8 +21,8 @@ from recsys.ranking import History, ItemArray
 
 SECONDS_PER_DAY: Final = 86_400
 
-MAX_HISTORY_EVENTS: Final = 1_000
-"""A shopper's history is their most recent thousand events: in training, evaluation and serving alike."""
+MAX_HISTORY_EVENTS: Final = 4_000
+"""A shopper's history is their most recent four thousand events: in training, evaluation and serving alike."""
 
 
 class TablesMissingError(UserError, FileNotFoundError):

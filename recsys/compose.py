@@ -1,0 +1,153 @@
+"""Compositions are models too: a blend of several, a fallback from one to the next, a name put over both.
+
+So the serving stack of a surface reads as one expression, and a bundle stores it as one tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final, Self
+
+import numpy as np
+
+from recsys.models.als import ALSModel
+from recsys.models.frequency import FrequencyModel
+from recsys.models.item_item import ItemItemModel
+from recsys.models.popularity import CategoryPopularityModel, OrderModel
+from recsys.models.random import RandomModel
+from recsys.models.session_knn import SessionKNNModel
+from recsys.ranking import EMPTY_RANKING, Mask, Model, ModelState, Query, Ranking, ScoreArray, top_k
+
+
+@dataclass(frozen=True)
+class Blend:
+    """The weighted sum of several models' scores, each divided by its own best score of this query.
+
+    An item that a model does not return among its `depth` counts nothing from it. The item's source and `because` are
+    those of the model that contributed most.
+    """
+
+    kind: ClassVar[str] = "blend"
+    models: tuple[Model, ...]
+    weights: tuple[float, ...]
+    """Parallel to `models`; zero leaves a model out."""
+    depth: int
+    """How many items each model is asked for; at least k are."""
+    name: str
+
+    def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
+        """See `Model`."""
+        depth = max(k, self.depth)
+        answers = [
+            (answer, weight)
+            for model, weight in zip(self.models, self.weights, strict=True)
+            if weight > 0 and len(answer := model.recommend(query, depth, eligible))
+        ]
+        if not answers:
+            return EMPTY_RANKING
+        items = np.concatenate([answer.items for answer, _ in answers])
+        scores = np.concatenate([_normalised(answer.scores) * np.float32(weight) for answer, weight in answers])
+        # Entries of one item side by side, the largest first: it gives the source and the reason.
+        order = np.lexsort((-scores, items))
+        items, scores = items[order], scores[order]
+        starts = np.flatnonzero(np.diff(items, prepend=-1))
+        totals = np.add.reduceat(scores, starts)
+        best = top_k(items[starts], totals, k)
+        leading = order[starts[best]]
+        offsets = np.cumsum([0, *(len(answer) for answer, _ in answers)])
+        which = np.searchsorted(offsets, leading, side="right") - 1
+        because = np.concatenate([answer.because for answer, _ in answers])[leading]
+        sources = tuple(
+            answers[model][0].sources[place - offsets[model]]
+            for model, place in zip(which.tolist(), leading.tolist(), strict=True)
+        )
+        return Ranking(items[starts[best]], totals[best], sources, because)
+
+    def state(self) -> ModelState:
+        """See `Model`."""
+        return ModelState({"weights": self.weights, "depth": self.depth, "name": self.name}, parts=self.models)
+
+    @classmethod
+    def from_state(cls, state: ModelState) -> Self:
+        """See `Model`."""
+        return cls(state.parts, tuple(state.params["weights"]), state.params["depth"], state.params["name"])
+
+
+def _normalised(scores: ScoreArray) -> ScoreArray:
+    """Scores of a ranking with its best at 1."""
+    best = scores[0]
+    return scores / best if best > 0 else np.zeros_like(scores)
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """The first model's answer, filled up to k from the next ones, which are asked only when they are needed.
+
+    Scores of filled-in items are scaled to stay below what stands before them.
+    """
+
+    kind: ClassVar[str] = "fallback"
+    models: tuple[Model, ...]
+    name: str
+
+    def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
+        """See `Model`."""
+        answer = EMPTY_RANKING
+        for model in self.models:
+            if len(answer) >= k:
+                break
+            allowed = eligible
+            if len(answer):
+                allowed = eligible.copy()
+                allowed[answer.items] = False
+            answer = _append(answer, model.recommend(query, k - len(answer), allowed))
+        return answer
+
+    def state(self) -> ModelState:
+        """See `Model`."""
+        return ModelState({"name": self.name}, parts=self.models)
+
+    @classmethod
+    def from_state(cls, state: ModelState) -> Self:
+        """See `Model`."""
+        return cls(state.parts, state.params["name"])
+
+
+def _append(first: Ranking, then: Ranking) -> Ranking:
+    if len(first) == 0 or len(then) == 0:
+        return first if len(first) else then
+    last = first.scores[-1]
+    scores = _normalised(then.scores)
+    scaled = scores * (last * np.float32(0.5) if last > 0 else np.float32(1.0)) + (min(last, 0) - (last <= 0))
+    return Ranking(
+        np.concatenate([first.items, then.items]),
+        np.concatenate([first.scores, scaled]).astype(np.float32),
+        first.sources + then.sources,
+        np.concatenate([first.because, then.because]),
+    )
+
+
+MODELS: Final[dict[str, type[Model]]] = {
+    model.kind: model
+    for model in (
+        ALSModel,
+        Blend,
+        CategoryPopularityModel,
+        Fallback,
+        FrequencyModel,
+        ItemItemModel,
+        OrderModel,
+        RandomModel,
+        SessionKNNModel,
+    )
+}
+"""Every model that a bundle may hold, by the name that its manifest uses."""
+
+
+def model_from_state(kind: str, state: ModelState) -> Model:
+    """The model that a bundle's node describes.
+
+    Raises:
+        KeyError: no model of this version is called so.
+    """
+    return MODELS[kind].from_state(state)
