@@ -65,9 +65,62 @@ RAW_EVENTS: Final = Table(
         _c("received_at", "TIMESTAMP", "when our own service took it; null for imports", nullable=True),
         _c("request_id", "VARCHAR", "the answer that the event follows from", nullable=True),
         _c("surface", "VARCHAR", "where the item was met", nullable=True),
-        _c("record", "VARCHAR", "the line as found, for the quarantine"),
+        _c("line", "VARCHAR", "the line as found, where it could not be split into columns", nullable=True),
     ),
 )
+
+RAW_ITEMS: Final = Table(
+    "raw_items",
+    grain="one line of a catalogue, as text",
+    key=(),
+    order_by=(),
+    columns=(
+        _c("item_id", "VARCHAR", "", nullable=True),
+        _c("title", "VARCHAR", "", nullable=True),
+        _c("description", "VARCHAR", "", nullable=True),
+        _c("category", "VARCHAR", "path from the broadest level down, joined by ' > '", nullable=True),
+        _c("brand", "VARCHAR", "", nullable=True),
+        _c("price", "VARCHAR", "in the currency's main unit", nullable=True),
+        _c("image_url", "VARCHAR", "", nullable=True),
+        _c("attributes", "VARCHAR", "JSON object", nullable=True),
+        _c("available", "VARCHAR", "true, false, or null where the catalogue does not say", nullable=True),
+        _c("listed_at", "TIMESTAMP", "", nullable=True),
+    ),
+)
+
+RAW_USERS: Final = Table(
+    "raw_users",
+    grain="one line of a user export, as text",
+    key=(),
+    order_by=(),
+    columns=(
+        _c("user_id", "VARCHAR", "", nullable=True),
+        _c("attributes", "VARCHAR", "JSON object", nullable=True),
+    ),
+)
+
+RAW_EXPOSURES: Final = Table(
+    "raw_exposures",
+    grain="one item of one answer in the service's log",
+    key=(),
+    order_by=(),
+    columns=(
+        _c("request_id", "VARCHAR", "", nullable=True),
+        _c("item_id", "VARCHAR", "", nullable=True),
+        _c("position", "INTEGER", "from 1", nullable=True),
+        _c("occurred_at", "TIMESTAMP", "", nullable=True),
+        _c("user_id", "VARCHAR", "", nullable=True),
+        _c("session_id", "VARCHAR", "", nullable=True),
+        _c("surface", "VARCHAR", "", nullable=True),
+        _c("source", "VARCHAR", "model that put the item there", nullable=True),
+        _c("served_by", "VARCHAR", "", nullable=True),
+        _c("model_version", "VARCHAR", "", nullable=True),
+        _c("degraded", "BOOLEAN", "", nullable=True),
+    ),
+)
+
+RAW_TABLES: Final = {"events": RAW_EVENTS, "items": RAW_ITEMS, "users": RAW_USERS, "exposures": RAW_EXPOSURES}
+"""What `recsys ingest` writes, `raw/<source>.<kind>.parquet`, by kind."""
 
 INTERACTIONS: Final = Table(
     "interactions",
@@ -106,7 +159,7 @@ ITEMS: Final = Table(
         _c(
             "price_cents",
             "BIGINT",
-            "the catalogue's, else the median of the last 50 units sold",
+            "the catalogue's, else the one last paid",
             nullable=True,
         ),
         _c("image_url", "VARCHAR", "", nullable=True),
@@ -231,7 +284,7 @@ QUARANTINE: Final = Table(
     columns=(
         _c("source", "VARCHAR", ""),
         _c("reason", "VARCHAR", "what is wrong with it, the first of all reasons"),
-        _c("record", "VARCHAR", "the line as found"),
+        _c("record", "VARCHAR", "the line's fields as found, joined by ' | '"),
     ),
 )
 

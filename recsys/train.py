@@ -179,9 +179,7 @@ def choose(
     return config, _evaluate(models, task, "comparing on validation", seed, console)
 
 
-def search(
-    past: Dataset, at: int, task: Task, seconds: float, seed: int, console: Console
-) -> phase1.Phase1Config:
+def search(past: Dataset, at: int, task: Task, seconds: float, seed: int, console: Console) -> phase1.Phase1Config:
     """Hyper-parameters by Optuna's TPE, the default first, until the time is up or `MAX_TRIALS` are done.
 
     What a trial is judged by: `phase1.objective` of the primary metric on all purchases and on new items.
@@ -208,9 +206,7 @@ def search(
     return best
 
 
-def fit_rows(
-    config: phase1.Phase1Config, past: Dataset, at: int, seed: int, console: Console
-) -> dict[str, Model]:
+def fit_rows(config: phase1.Phase1Config, past: Dataset, at: int, seed: int, console: Console) -> dict[str, Model]:
     """Every row of the tables: baselines, single models, and the chosen phase, fitted on the same past."""
     models: dict[str, Model] = {}
     for name, recommender in {**phase1.baselines(), **phase1.candidates(config)}.items():
@@ -221,9 +217,7 @@ def fit_rows(
     return {**models, PHASE_NAME[1]: surfaces[Surface.HOME]}
 
 
-def test(
-    config: phase1.Phase1Config, dataset: Dataset, windows: Split, seed: int, console: Console
-) -> Results:
+def test(config: phase1.Phase1Config, dataset: Dataset, windows: Split, seed: int, console: Console) -> Results:
     """Read the test window once, with every row of the table."""
     task = make_task(dataset, windows.test)
     console.print(f"test {windows.test}: {len(task.cases):,} shoppers")

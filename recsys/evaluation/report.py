@@ -80,13 +80,13 @@ def target_table(frame: pl.DataFrame, phase: str, shop: str) -> Table | None:
     for slice_name, target in targets.items():
         value = float(frame.filter(model=phase, slice=slice_name, metric=str(PRIMARY))["value"][0])
         verdict = "met" if value >= target else f"missed by {target - value:.4f}"
-        rows.append([f"{PRIMARY}, {slice_name}", f">= {target}", _figure(frame, phase, slice_name, str(PRIMARY)), verdict])
+        rows.append(
+            [f"{PRIMARY}, {slice_name}", f">= {target}", _figure(frame, phase, slice_name, str(PRIMARY)), verdict]
+        )
     return Table("Targets", ["figure", "target", "measured", "verdict"], rows)
 
 
-def write_phase_report(
-    phase: str, command: str, frame: pl.DataFrame, differences: pl.DataFrame, *, shop: str
-) -> None:
+def write_phase_report(phase: str, command: str, frame: pl.DataFrame, differences: pl.DataFrame, *, shop: str) -> None:
     """Write `reports/<phase>.json` for the shop's default data; another shop's figures stay in MLflow."""
     targets = target_table(frame, phase, shop)
     if targets is None:

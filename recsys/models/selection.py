@@ -43,9 +43,7 @@ def sum_by_item(items: ItemArray, scores: ScoreArray, n_items: int) -> tuple[Ite
     return unique, totals
 
 
-def gather_rows(
-    indptr: NDArray[np.int64], rows: NDArray[np.int32]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def gather_rows(indptr: NDArray[np.int64], rows: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of all entries of some CSR rows, and how many each row has, without a Python loop."""
     starts = indptr[rows]
     lengths = indptr[rows + 1] - starts

@@ -1,0 +1,170 @@
+"""Ingest: a shop's exports, through its mapping, into `raw/<source>.<kind>.parquet` as text."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import orjson
+from rich.console import Console
+
+from pipelines.mapping import CatalogueSource, Files, Mapping, find_files, read_mapping
+from pipelines.reading import Reader, event_select, exposure_select, item_select, quoted, user_select
+from recsys.errors import UserError
+
+SHIPPED: Final = Path(__file__).parent / "sources"
+DEFAULT_MAPPING: Final = SHIPPED / "complete_journey.toml"
+LOG_MAPPING: Final = SHIPPED / "event_log.toml"
+
+Select = Callable[[Reader], str]
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSummary:
+    """Lines taken in, by raw file; those of skipped sources included."""
+
+    rows: dict[str, int]
+
+
+def connect(memory_limit: str = "2GB", threads: int = 2, temp: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """A DuckDB that spills to disk instead of growing, and thinks in UTC."""
+    connection = duckdb.connect()
+    connection.execute(f"SET memory_limit = {quoted(memory_limit)}; SET threads = {threads}; SET TimeZone = 'UTC'")
+    if temp is not None:
+        connection.execute(f"SET temp_directory = {quoted(str(temp))}")
+    return connection
+
+
+def ingest(mapping_path: Path | None, data_dir: Path, console: Console) -> IngestSummary:
+    """Take in every source of a mapping (the default data set without one); unchanged ones are skipped.
+
+    Raises:
+        UserError: the mapping does not fit, a file cannot be read, or the directory holds another shop.
+    """
+    path = mapping_path or DEFAULT_MAPPING
+    mapping = read_mapping(path)
+    raw = data_dir / "raw"
+    known = read_state(data_dir)
+    if known and known["shop"]["name"] != mapping.shop.name:
+        raise UserError(
+            f"{data_dir} holds the shop {known['shop']['name']!r}: give {mapping.shop.name!r} a directory of its own "
+            f"(--data-dir), or remove {raw} first"
+        )
+    raw.mkdir(parents=True, exist_ok=True)
+    plan = _plan(mapping)
+    files = {name: find_files(path, mapping, source) for name, source, _ in plan}
+    key = {name: _key(path, files[name]) for name, _, _ in plan}
+    rows: dict[str, int] = {}
+    for name, source, select in plan:
+        target = raw / f"{name}.parquet"
+        if known and known["sources"].get(name, {}).get("key") == key[name] and target.exists():
+            rows[name] = known["sources"][name]["rows"]
+            console.print(f"{name}: unchanged, {rows[name]:,} lines")
+            continue
+        started = time.monotonic()
+        with console.status(f"reading {name} ({len(files[name])} files)"):
+            rows[name] = _write(source, files[name], select, target, with_rejects=name.endswith(".events"))
+        console.print(f"{name}: {rows[name]:,} lines in {time.monotonic() - started:.1f} s")
+    for stale in set(raw.glob("*.parquet")) - {raw / f"{name}.parquet" for name in rows}:
+        if not stale.name.startswith("event_log."):
+            stale.unlink()
+    catalogue = mapping.catalogue
+    state = {
+        "shop": mapping.shop.model_dump(),
+        "complete_catalogue": catalogue is not None and catalogue.complete,
+        "sources": {name: {"key": key[name], "rows": count} for name, count in rows.items()},
+    }
+    (raw / "ingest.json").write_bytes(orjson.dumps(state, option=orjson.OPT_INDENT_2))
+    return IngestSummary(rows)
+
+
+def read_state(data_dir: Path) -> dict[str, Any] | None:
+    """What the last ingest left on record, or None before the first."""
+    path = data_dir / "raw" / "ingest.json"
+    if not path.exists():
+        return None
+    state: dict[str, Any] = orjson.loads(path.read_bytes())
+    return state
+
+
+def ingest_log(data_dir: Path, console: Console) -> None:
+    """Take in the service's own event log, if there is one."""
+    logs = sorted(log for log in (data_dir / "log").glob("*.jsonl") if log.stat().st_size)
+    raw = data_dir / "raw"
+    if not logs:
+        return
+    raw.mkdir(parents=True, exist_ok=True)
+    source = read_mapping(LOG_MAPPING).events[0]
+    events = _write(source, logs, lambda reader: event_select(reader, source), raw / "event_log.events.parquet")
+    shown = _write(source, logs, exposure_select, raw / "event_log.exposures.parquet")
+    console.print(f"event log: {events:,} events and {shown:,} exposures in {len(logs)} files")
+
+
+def _plan(mapping: Mapping) -> Sequence[tuple[str, Files, Select]]:
+    """Name of the raw file, its source, and how to read it."""
+    plan: list[tuple[str, Files, Select]] = [
+        (f"{event.source}.events", event, lambda reader, event=event: event_select(reader, event))
+        for event in mapping.events
+    ]
+    if mapping.catalogue is not None:
+        catalogue: CatalogueSource = mapping.catalogue
+        plan.append(("catalogue.items", catalogue, lambda reader: item_select(reader, catalogue)))
+    if mapping.users is not None:
+        users = mapping.users
+        plan.append(("users.users", users, lambda reader: user_select(reader, users)))
+    return plan
+
+
+def _key(mapping_path: Path, files: Sequence[Path]) -> str:
+    """Changes whenever the mapping, a file, or the way of reading does."""
+    digest = hashlib.sha256(mapping_path.read_bytes())
+    digest.update((Path(__file__).parent / "reading.py").read_bytes())
+    for file in files:
+        stat = file.stat()
+        digest.update(f"{file}|{stat.st_size}|{stat.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _write(source: Files, files: Sequence[Path], select: Select, target: Path, *, with_rejects: bool = False) -> int:
+    """Copy a SELECT into a Parquet file, which appears whole or not at all; return its rows."""
+    draft = target.with_suffix(".tmp")
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        connection = connect(temp=Path(folder))
+        try:
+            sql = select(Reader(connection, source, files, Path(folder)))
+            connection.execute(f"COPY ({sql}) TO {quoted(str(draft))} (FORMAT parquet, COMPRESSION zstd)")
+            rejects = 0
+            if with_rejects and source.format == "csv":
+                rejects = _add_rejects(connection, sql, draft)
+        except duckdb.Error as error:
+            raise UserError(f"{source.files}: {error}; check format, delimiter and encoding in the mapping") from error
+        row = connection.execute(f"SELECT COUNT(*) FROM read_parquet({quoted(str(draft))})").fetchone()
+        connection.close()
+    draft.replace(target)
+    if rejects:
+        return int(row[0]) if row else rejects
+    return int(row[0]) if row else 0
+
+
+def _add_rejects(connection: duckdb.DuckDBPyConnection, sql: str, draft: Path) -> int:
+    """Append the lines that could not be split into columns, so that none is lost."""
+    row = connection.execute("SELECT COUNT(DISTINCT (file_id, line)) FROM reject_errors").fetchone()
+    count = int(row[0]) if row else 0
+    if count:
+        both = draft.with_suffix(".both")
+        source = sql.split(" AS source", 1)[0].removeprefix("SELECT ")
+        connection.execute(
+            f"""COPY (
+                SELECT * FROM read_parquet({quoted(str(draft))})
+                UNION ALL BY NAME
+                SELECT {source} AS source, ANY_VALUE(csv_line) AS line FROM reject_errors GROUP BY file_id, line
+            ) TO {quoted(str(both))} (FORMAT parquet, COMPRESSION zstd)"""
+        )
+        both.replace(draft)
+    return count

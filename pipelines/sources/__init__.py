@@ -1,0 +1,1 @@
+"""Shipped mappings: the default data set and the service's own event log."""
