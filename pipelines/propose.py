@@ -262,7 +262,7 @@ def _is_iso(value: str) -> bool:
 
 def _reads(value: str, written: str) -> bool:
     try:
-        datetime.strptime(value, written)  # noqa: DTZ007 - only whether it parses matters
+        datetime.strptime(value, written)
     except ValueError:
         return False
     return True

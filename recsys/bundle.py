@@ -145,13 +145,12 @@ CATALOGUE_NUMBERS: Final = ("category", "brand", "price_cents", "available")
 
 
 def _read_catalogue(arrays: Arrays) -> BundleCatalogue:
-    strings = {
+    columns: dict[str, Any] = {
         name: BytesColumn(arrays[f"catalogue-{name}-blob"], arrays[f"catalogue-{name}-offsets"])
         for name in CATALOGUE_STRINGS
     }
-    numbers = {name: arrays[f"catalogue-{name}"] for name in CATALOGUE_NUMBERS}
-    index = HashIndex(arrays["catalogue-hashes"], arrays["catalogue-rows"])
-    return BundleCatalogue(index=index, **strings, **numbers)
+    columns |= {name: arrays[f"catalogue-{name}"] for name in CATALOGUE_NUMBERS}
+    return BundleCatalogue(index=HashIndex(arrays["catalogue-hashes"], arrays["catalogue-rows"]), **columns)
 
 
 def _read_histories(arrays: Arrays) -> BundleHistories:

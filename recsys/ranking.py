@@ -103,6 +103,10 @@ class ModelState:
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     parts: tuple[Model, ...] = ()
 
+    def fields(self) -> dict[str, Any]:
+        """Parameters and arrays together, for models whose fields are named like them."""
+        return {**self.params, **self.arrays}
+
 
 class Model(Protocol):
     """A fitted, immutable thing that ranks. Every algorithm, blend and fallback is one.
@@ -114,8 +118,11 @@ class Model(Protocol):
 
     kind: ClassVar[str]
     """Name of the class in a bundle's manifest."""
-    name: str
-    """What answers call it: the `source` of an item."""
+
+    @property
+    def name(self) -> str:
+        """What answers call it: the `source` of an item."""
+        ...
 
     def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
         """Rank the items that `eligible`, `(n_items,)` bool, allows. The mask is the one gate: it already

@@ -24,7 +24,7 @@ from recsys import phase1, tracking
 from recsys.bundle import BundleError, read_manifest
 from recsys.dataset import Dataset, load_dataset
 from recsys.errors import UserError
-from recsys.evaluation.evaluate import ModelScores, Task, evaluate, make_task, paired_differences
+from recsys.evaluation.evaluate import ModelScores, Task, evaluate, make_task, paired_differences, sample
 from recsys.evaluation.metrics import PRIMARY
 from recsys.evaluation.report import print_results, write_phase_report
 from recsys.evaluation.split import Split, split
@@ -33,8 +33,9 @@ from recsys.pack import write_bundle
 from recsys.publish import bundle_versions
 from recsys.ranking import Model
 
-PHASE_NAME: Final = {1: "phase1"}
 MAX_TRIALS: Final = 200
+SEARCH_CASES: Final = 700
+"""A trial of the search is judged on this many shoppers; the comparison that follows sees all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ def choose(
     past = dataset.before(at)
     task = make_task(dataset, windows.validation)
     console.print(f"validation {windows.validation}: {len(task.cases):,} shoppers")
-    config = search(past, at, task, search_seconds, seed, console)
+    config = search(past, at, sample(task, SEARCH_CASES, seed), search_seconds, seed, console)
     models = fit_rows(config, past, at, seed, console)
     return config, _evaluate(models, task, "comparing on validation", seed, console)
 
@@ -209,12 +210,12 @@ def search(past: Dataset, at: int, task: Task, seconds: float, seed: int, consol
 def fit_rows(config: phase1.Phase1Config, past: Dataset, at: int, seed: int, console: Console) -> dict[str, Model]:
     """Every row of the tables: baselines, single models, and the chosen phase, fitted on the same past."""
     models: dict[str, Model] = {}
-    for name, recommender in {**phase1.baselines(), **phase1.candidates(config)}.items():
+    for name, recommender in {**phase1.baselines(config), **phase1.candidates(config)}.items():
         with console.status(f"fitting {name}"):
             models[name] = recommender.fit(past, at, np.random.default_rng(seed))
     with console.status("fitting phase 1"):
         surfaces, _ = phase1.build_surfaces(config, past, at, np.random.default_rng(seed))
-    return {**models, PHASE_NAME[1]: surfaces[Surface.HOME]}
+    return {**models, phase1.NAME: surfaces[Surface.HOME]}
 
 
 def test(config: phase1.Phase1Config, dataset: Dataset, windows: Split, seed: int, console: Console) -> Results:
@@ -254,7 +255,7 @@ def _metadata(
 
 
 def _primary_rows(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.filter(model=PHASE_NAME[1], metric=str(PRIMARY))
+    return frame.filter(model=phase1.NAME, metric=str(PRIMARY))
 
 
 def _record(
@@ -304,7 +305,7 @@ def evaluate_phase(phase: int, data_dir: Path, *, console: Console) -> None:
     config = phase1.Phase1Config(**trained[-1]["params"])
     results = test(config, dataset, windows, 0, console)
     print_results(results.frame, console)
-    others = [name for name in results.scores if name != PHASE_NAME[1]]
-    differences = paired_differences(results.scores, PHASE_NAME[1], others)
+    others = [name for name in results.scores if name != phase1.NAME]
+    differences = paired_differences(results.scores, phase1.NAME, others)
     command = "recsys evaluate --phase 1"
-    write_phase_report(PHASE_NAME[1], command, results.frame, differences, shop=summary["shop"])
+    write_phase_report(phase1.NAME, command, results.frame, differences, shop=summary["shop"])

@@ -7,7 +7,7 @@ and MLflow metric is made from.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -95,6 +95,14 @@ def make_task(dataset: Dataset, window: Window) -> Task:
         sold=np.bincount(seen.item, minlength=dataset.n_items) > 0,
         head=_head(bought.item, dataset.n_items),
     )
+
+
+def sample(task: Task, n: int, seed: int) -> Task:
+    """The task with n of its cases, drawn without replacement; all of them where there are fewer."""
+    if len(task.cases) <= n:
+        return task
+    chosen = np.sort(np.random.default_rng(seed).choice(len(task.cases), size=n, replace=False))
+    return replace(task, cases=tuple(task.cases[i] for i in chosen))
 
 
 def _items_by_shopper(shoppers: NDArray[np.int32], items: ItemArray) -> dict[int, ItemArray]:

@@ -54,4 +54,4 @@ class ALSModel:
     @classmethod
     def from_state(cls, state: ModelState) -> Self:
         """See `Model`."""
-        return cls(**state.arrays, **state.params)
+        return cls(**state.fields())

@@ -82,7 +82,7 @@ class ItemItemModel:
     @classmethod
     def from_state(cls, state: ModelState) -> Self:
         """See `Model`."""
-        return cls(**state.arrays, **state.params)
+        return cls(**state.fields())
 
 
 def _strongest(wanted: ItemArray, entries: ItemArray, scores: ScoreArray, origin: ItemArray) -> ItemArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,10 +71,15 @@ class CategoryPopularityModel:
 
     def state(self) -> ModelState:
         """See `Model`."""
-        arrays = {"category": self.category, "offsets": self.offsets, "order": self.order, "scores": self.scores}
+        arrays: dict[str, NDArray[Any]] = {
+            "category": self.category,
+            "offsets": self.offsets,
+            "order": self.order,
+            "scores": self.scores,
+        }
         return ModelState({"name": self.name}, arrays)
 
     @classmethod
     def from_state(cls, state: ModelState) -> Self:
         """See `Model`."""
-        return cls(**state.arrays, **state.params)
+        return cls(**state.fields())

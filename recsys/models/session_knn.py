@@ -7,7 +7,7 @@ keeps the nearest, and adds up what they hold.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,7 @@ class SessionKNNModel:
 
     def state(self) -> ModelState:
         """See `Model`."""
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "item_indptr": self.item_indptr,
             "item_sessions": self.item_sessions,
             "session_indptr": self.session_indptr,
@@ -72,4 +72,4 @@ class SessionKNNModel:
     @classmethod
     def from_state(cls, state: ModelState) -> Self:
         """See `Model`."""
-        return cls(**state.arrays, **state.params)
+        return cls(**state.fields())

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page
 
 from tests.browser.chromium import chromium, find_chromium
+from tests.browser.shop import publish_tiny_shop, running_service
 
 PATIENCE_MS = 10_000
 CAUSED_BY_THE_TEST = ("net::ERR_FAILED", "404 (Not Found)", "503 (Service Unavailable)")
@@ -22,6 +23,15 @@ def browser() -> Iterator[Browser]:
         pytest.skip("Chromium is not installed: browser tests need it (make browser)")
     with chromium() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def shop_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the real service, on a tiny shop."""
+    data_dir = tmp_path_factory.mktemp("shop")
+    publish_tiny_shop(data_dir)
+    with running_service(data_dir) as url:
+        yield url
 
 
 @pytest.fixture

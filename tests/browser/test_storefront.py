@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Request, Route, expect
 
+from tests.browser.shop import MARKUP, MARKUP_ITEM
+
 pytestmark = pytest.mark.browser
 
 CARD = ".card:not(.skeleton)"
-EVIL = '<img src=x onerror="window.hacked = true"><script>window.hacked = true</script>'
+HOUSEHOLD = "household-05"
 
 
 def row(surface: str) -> str:
@@ -70,9 +72,9 @@ def test_home_shows_rows_of_items_with_reasons(page: Page, shop_url: str) -> Non
         expect(page.locator(f"{row(surface)} .about")).to_contain_text(re.compile(r"\d+ ms"))
 
 
-def test_no_item_stands_twice_on_a_page(page: Page, shop_url: str, known_user: str) -> None:
+def test_no_item_stands_twice_on_a_page(page: Page, shop_url: str) -> None:
     page.goto(shop_url)
-    shop_as(page, known_user)
+    shop_as(page, HOUSEHOLD)
     rows = ("buy_again", "home", "trending", "new_arrivals")
     ids = [item for surface in rows for item in shown(page, surface)]
     assert ids
@@ -211,30 +213,42 @@ def test_search_finds_by_title_and_says_when_it_finds_nothing(page: Page, shop_u
 
 def test_markup_in_a_query_stays_text(page: Page, shop_url: str) -> None:
     page.goto(shop_url)
-    page.fill("#q", EVIL)
+    page.fill("#q", MARKUP)
     page.press("#q", "Enter")
-    expect(page.get_by_role("heading", level=1)).to_have_text(f"Search: {EVIL}")
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"Search: {MARKUP}")
     page.wait_for_selector("main :not([aria-busy]) >> text=/Nothing found|item/")
     assert page.locator("main img, main script").count() == 0
     assert page.evaluate("window.hacked") is None
 
 
-def test_markup_in_the_catalogue_stays_text(page: Page, shop_url: str) -> None:
+def test_a_title_of_markup_and_an_awkward_id_stay_text(page: Page, shop_url: str) -> None:
+    page.goto(shop_url)
+    page.fill("#q", "window.hacked")
+    page.press("#q", "Enter")
+    page.click(f'{CARD}[data-item="{MARKUP_ITEM}"] a')
+    expect(page.locator(".offer h1")).to_have_text(MARKUP)
+    assert page.locator("main img, main script").count() == 0
+    assert page.evaluate("window.hacked") is None
+
+
+def test_markup_anywhere_in_an_answer_stays_text(page: Page, shop_url: str) -> None:
     def poison(answer: dict[str, Any]) -> None:
-        answer["served_by"] = EVIL
+        answer["served_by"] = MARKUP
         for item in answer["items"]:
-            item |= {"title": EVIL, "reason": EVIL, "brand": EVIL, "category": EVIL, "source": EVIL}
+            item |= {"title": MARKUP, "reason": MARKUP, "brand": MARKUP, "category": MARKUP, "source": MARKUP}
 
     page.route("**/recommend?*", altered(poison))
-    page.route("**/items/*", altered(lambda item: item.update(title=EVIL, brand=EVIL, category=f"{EVIL} > {EVIL}")))
+    page.route(
+        "**/items/*", altered(lambda item: item.update(title=MARKUP, brand=MARKUP, category=f"{MARKUP} > {MARKUP}"))
+    )
     page.goto(shop_url)
-    expect(page.locator(f"{row('home')} {CARD} .title").first).to_have_text(EVIL)
+    expect(page.locator(f"{row('home')} {CARD} .title").first).to_have_text(MARKUP)
     page.click("#explain")
     page.locator(f"{row('home')} .add").first.click()
     page.click(f"{row('home')} {CARD} a")
-    expect(page.locator(".offer h1")).to_have_text(EVIL)
+    expect(page.locator(".offer h1")).to_have_text(MARKUP)
     page.click(".cart-link")
-    expect(page.locator(".line a")).to_have_text(EVIL)
+    expect(page.locator(".line a")).to_have_text(MARKUP)
     assert page.locator("img, main script").count() == 0
     assert page.evaluate("window.hacked") is None
 
@@ -242,9 +256,9 @@ def test_markup_in_the_catalogue_stays_text(page: Page, shop_url: str) -> None:
 def test_a_user_id_stays_text(page: Page, shop_url: str) -> None:
     page.goto(shop_url)
     page.click("details.shopper summary")
-    page.fill("#user-id", EVIL)
+    page.fill("#user-id", MARKUP)
     page.press("#user-id", "Enter")
-    expect(page.get_by_role("heading", level=1)).to_have_text(f"Welcome back, {EVIL}")
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"Welcome back, {MARKUP}")
     page.wait_for_selector(f"{row('home')} {CARD}")
     assert page.evaluate("window.hacked") is None
 

@@ -101,11 +101,11 @@ class LocalRidgeRecommender:
     """
 
     neighbours: int = 100
-    regularization: float = 2.0
-    shopper_exponent: float = 0.5
-    item_exponent: float = 0.5
+    regularization: float = 20.0
+    shopper_exponent: float = 0.25
+    item_exponent: float = 0.3
     min_shoppers: int = 3
-    k: int = 150
+    k: int = 60
     half_life_days: float = 180.0
     max_items: int = 100
     name: str = "local_ridge"

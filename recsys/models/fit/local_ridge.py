@@ -42,7 +42,7 @@ def solve_items(
     return weights
 
 
-@numba.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True, cache=True)
 def _solve(indptr, shoppers, weight, near_indptr, near, penalty, wanted, n_shoppers):  # type: ignore[no-untyped-def]
     n_items = len(near_indptr) - 1
     data = np.zeros(len(near), dtype=np.float32)
@@ -60,7 +60,7 @@ def _solve(indptr, shoppers, weight, near_indptr, near, penalty, wanted, n_shopp
     return data
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _gram(indptr, shoppers, weight, near, item, head, of_item):  # type: ignore[no-untyped-def]
     """The weighted Gram matrix of the neighbours and their products with the item.
 

@@ -40,7 +40,7 @@ class RandomRecommender:
 class PopularityRecommender:
     """What everybody likes lately; every item stands in the order, so that it can fill any answer."""
 
-    half_life_days: float = 15.0
+    half_life_days: float = 10.0
 
     def fit(self, dataset: Dataset, at: int, rng: np.random.Generator) -> OrderModel:  # noqa: ARG002
         """See `Recommender`."""
@@ -51,7 +51,7 @@ class PopularityRecommender:
 class CategoryPopularityRecommender:
     """What everybody likes lately within one category."""
 
-    half_life_days: float = 15.0
+    half_life_days: float = 10.0
 
     def fit(self, dataset: Dataset, at: int, rng: np.random.Generator) -> CategoryPopularityModel:  # noqa: ARG002
         """See `Recommender`."""

@@ -1,0 +1,168 @@
+"""Phase 1: what collaborative filtering is here, what it is compared with, and what the search may change.
+
+Home blends what the shopper buys again with what shoppers like them buy; the other surfaces need no search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import optuna
+import polars as pl
+
+from recsys.compose import Blend, Fallback
+from recsys.dataset import Dataset
+from recsys.evaluation.evaluate import ALL, NEW, primary
+from recsys.events import Surface
+from recsys.models.fit.als import ALSRecommender
+from recsys.models.fit.frequency import FrequencyRecommender
+from recsys.models.fit.item_item import BasketRecommender, CosineRecommender, LocalRidgeRecommender
+from recsys.models.fit.matrix import Recommender
+from recsys.models.fit.popularity import (
+    CategoryPopularityRecommender,
+    NewArrivalsRecommender,
+    PopularityRecommender,
+    RandomRecommender,
+    TrendingRecommender,
+)
+from recsys.models.fit.session_knn import SessionKNNRecommender
+from recsys.models.item_item import ItemItemModel
+from recsys.ranking import Model
+
+NAME: Final = "phase1"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase1Config:
+    """What the search decides. The blend's weights are relative to that of `buy_again`, which is 1."""
+
+    frequency_half_life_days: float = 90.0
+    ridge_regularization: float = 20.0
+    ridge_half_life_days: float = 180.0
+    ridge_weight: float = 0.1
+    popularity_half_life_days: float = 10.0
+    popularity_weight: float = 0.05
+    als_weight: float = 0.0
+    session_weight: float = 0.0
+    depth: int = 200
+
+
+DEFAULT: Final = Phase1Config()
+
+
+def default_params() -> dict[str, Any]:
+    """`DEFAULT` as the first trial of a search."""
+    return {name: value for name, value in asdict(DEFAULT).items() if name != "ridge_regularization"}
+
+
+def suggest(trial: optuna.Trial) -> Phase1Config:
+    """The search space: what needs no new fit of an expensive component, so that a minute tries dozens."""
+    return Phase1Config(
+        frequency_half_life_days=trial.suggest_float("frequency_half_life_days", 30.0, 240.0, log=True),
+        ridge_half_life_days=trial.suggest_float("ridge_half_life_days", 45.0, 360.0, log=True),
+        ridge_weight=trial.suggest_float("ridge_weight", 0.02, 2.0, log=True),
+        popularity_half_life_days=trial.suggest_categorical("popularity_half_life_days", [5.0, 10.0, 20.0]),
+        popularity_weight=trial.suggest_float("popularity_weight", 0.005, 0.5, log=True),
+        als_weight=trial.suggest_float("als_weight", 0.0, 0.5),
+        session_weight=trial.suggest_float("session_weight", 0.0, 0.5),
+        depth=trial.suggest_categorical("depth", [100, 200, 400]),
+    )
+
+
+def objective(frame: pl.DataFrame) -> float:
+    """What a trial of the search is judged by: the primary metric on all purchases plus that on new items.
+
+    New items count three times, since their figure is an order of magnitude smaller and would else not be heard.
+    """
+    return primary(frame, "trial", ALL) + 3.0 * primary(frame, "trial", NEW)
+
+
+def baselines(config: Phase1Config = DEFAULT) -> dict[str, Recommender]:
+    """What stands in every table."""
+    return {
+        "random": RandomRecommender(),
+        "popularity": PopularityRecommender(config.popularity_half_life_days),
+        "buy_again": FrequencyRecommender(config.frequency_half_life_days),
+    }
+
+
+def candidates(config: Phase1Config) -> dict[str, Recommender]:
+    """Single collaborative models, each of which could have been phase 1."""
+    return {
+        "item_knn": CosineRecommender(),
+        "local_ridge": _ridge(config),
+        "als": ALSRecommender(),
+        "session_knn": SessionKNNRecommender(),
+    }
+
+
+def _ridge(config: Phase1Config) -> LocalRidgeRecommender:
+    return LocalRidgeRecommender(regularization=config.ridge_regularization, half_life_days=config.ridge_half_life_days)
+
+
+class Workshop:
+    """Fits on one past, each component once: a search that changes weights refits nothing."""
+
+    def __init__(self, past: Dataset, at: int, seed: int) -> None:
+        """`past` lies before `at`, Unix second."""
+        self._past = past
+        self._at = at
+        self._seed = seed
+        self._fitted: dict[Recommender, Model] = {}
+
+    def fit(self, recommender: Recommender) -> Model:
+        """The fitted model, from the shelf where it stands there."""
+        if recommender not in self._fitted:
+            rng = np.random.default_rng(self._seed)
+            self._fitted[recommender] = recommender.fit(self._past, self._at, rng)
+        return self._fitted[recommender]
+
+    def _ridge(self, config: Phase1Config) -> Model:
+        """The half-life is read at query time, so it needs no fit of its own."""
+        model = self.fit(replace(_ridge(config), half_life_days=DEFAULT.ridge_half_life_days))
+        assert isinstance(model, ItemItemModel)
+        return replace(model, half_life_days=config.ridge_half_life_days)
+
+    def home(self, config: Phase1Config) -> Model:
+        """The blend, filled up with popularity."""
+        popularity = self.fit(PopularityRecommender(config.popularity_half_life_days))
+        parts: list[tuple[Model, float]] = [
+            (self.fit(FrequencyRecommender(config.frequency_half_life_days)), 1.0),
+            (self._ridge(config), config.ridge_weight),
+            (popularity, config.popularity_weight),
+        ]
+        # What counts nothing is not asked, and not shipped.
+        if config.als_weight > 0:
+            parts.append((self.fit(ALSRecommender()), config.als_weight))
+        if config.session_weight > 0:
+            parts.append((self.fit(SessionKNNRecommender()), config.session_weight))
+        models, weights = zip(*parts, strict=True)
+        return Fallback((Blend(models, weights, config.depth, NAME), popularity), NAME)
+
+
+def build_surfaces(
+    config: Phase1Config, dataset: Dataset, at: int, rng: np.random.Generator
+) -> tuple[Mapping[Surface, Model], Model]:
+    """The model of every surface, and the popularity that answers when nothing else can."""
+    workshop = Workshop(dataset, at, int(rng.integers(2**31)))
+    popularity = workshop.fit(PopularityRecommender(config.popularity_half_life_days))
+    category = workshop.fit(CategoryPopularityRecommender())
+    together = BasketRecommender()
+    surfaces: dict[Surface, Model] = {
+        Surface.HOME: workshop.home(config),
+        Surface.SIMILAR: Fallback(
+            (workshop.fit(CosineRecommender(reads="context", name="similar")), category, popularity), "similar"
+        ),
+        Surface.BOUGHT_TOGETHER: Fallback((workshop.fit(together), category, popularity), "bought_together"),
+        Surface.CART: Fallback(
+            (workshop.fit(replace(together, reads="cart", name="cart")), category, popularity), "cart"
+        ),
+        # Nothing fills this one up: what was never bought cannot be bought again.
+        Surface.BUY_AGAIN: workshop.fit(FrequencyRecommender(config.frequency_half_life_days)),
+        Surface.TRENDING: Fallback((workshop.fit(TrendingRecommender()), popularity), "trending"),
+        Surface.NEW_ARRIVALS: Fallback((workshop.fit(NewArrivalsRecommender()), popularity), "new_arrivals"),
+    }
+    return surfaces, popularity

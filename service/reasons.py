@@ -1,0 +1,61 @@
+"""Why an item is in an answer, in plain words."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from recsys.bundle import BundleCatalogue
+from recsys.ranking import NO_ITEM, PURCHASE, History, Ranking
+
+_ABOUT_AN_ITEM: Final = {
+    "local_ridge": "Because you chose {}",
+    "item_knn": "Because you chose {}",
+    "als": "Fits your taste for {}",
+    "session_knn": "Others went on to this after {}",
+    "similar": "Chosen by the same shoppers as {}",
+    "bought_together": "Often bought together with {}",
+    "cart": "Goes with {} in your cart",
+    "category_popularity": "Popular in the same category as {}",
+}
+_PLAIN: Final = {
+    "popularity": b'"Popular right now"',
+    "category_popularity": b'"Popular in this category"',
+    "trending": b'"More wanted than usual this week"',
+    "trending_now": b'"Wanted in the last hours"',
+    "new_arrivals": b'"New here"',
+    "random": b'"Picked at random"',
+}
+_UNKNOWN: Final = b'"Chosen for you"'
+_ABOUT: Final = {
+    source: tuple(part.encode() for part in f'"{words}"'.split("{}")) for source, words in _ABOUT_AN_ITEM.items()
+}
+
+
+def reasons(ranking: Ranking, history: History, catalogue: BundleCatalogue) -> list[bytes]:
+    """A JSON string for each item of the ranking."""
+    counts = _times_bought(ranking, history) if "buy_again" in ranking.sources else None
+    texts = []
+    for place, (source, because) in enumerate(zip(ranking.sources, ranking.because.tolist(), strict=True)):
+        if source == "buy_again" and counts is not None:
+            texts.append(_bought(int(counts[place])))
+        elif because != NO_ITEM and source in _ABOUT:
+            before, after = _ABOUT[source]
+            texts.append(before + catalogue.title_json(because)[1:-1] + after)
+        else:
+            texts.append(_PLAIN.get(source, _UNKNOWN))
+    return texts
+
+
+def _bought(times: int) -> bytes:
+    return b'"You bought this before"' if times <= 1 else b'"You bought this %d times"' % times
+
+
+def _times_bought(ranking: Ranking, history: History) -> list[int]:
+    """How many purchases of each ranked item the history holds."""
+    bought = np.sort(history.items[history.event_types == PURCHASE])
+    counts: list[int] = (
+        bought.searchsorted(ranking.items, "right") - bought.searchsorted(ranking.items, "left")
+    ).tolist()
+    return counts

@@ -1,0 +1,218 @@
+"""The routes: what comes in is checked once, what goes out is bytes."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
+
+from recsys.ranking import NO_ITEM
+from service.answering import Answering
+from service.bundles import BundleHolder
+from service.events import ACCEPTED, DUPLICATE, REJECTED, EventsError, Intake, parse_body
+from service.metrics import Metrics
+from service.schemas import Filters, RecommendRequest, in_words, problems, request_from_query
+from service.settings import Settings
+
+JSON: Final = "application/json"
+SEARCH_LIMIT: Final = 20
+
+
+class TooLargeError(Exception):
+    """A body is larger than the service takes."""
+
+
+class Routes:
+    """Every route but the storefront's files."""
+
+    def __init__(
+        self, holder: BundleHolder, answering: Answering, intake: Intake, metrics: Metrics, settings: Settings
+    ) -> None:
+        self._holder = holder
+        self._answering = answering
+        self._intake = intake
+        self._metrics = metrics
+        self._settings = settings
+        router = self.router = APIRouter()
+        add = router.add_api_route
+        add("/recommend", self.recommend_get, methods=["GET"], tags=["answers"], openapi_extra=_RECOMMEND_GET)
+        add("/recommend", self.recommend_post, methods=["POST"], tags=["answers"], openapi_extra=_RECOMMEND_POST)
+        add("/events", self.events, methods=["POST"], tags=["events"], openapi_extra=_EVENTS)
+        add("/items/{item_id:path}", self.item, methods=["GET"], tags=["catalogue"])
+        add("/search", self.search, methods=["GET"], tags=["catalogue"])
+        add("/demo/shoppers", self.shoppers, methods=["GET"], tags=["catalogue"])
+        add("/health/live", self.is_live, methods=["GET"], tags=["health"])
+        add("/health/ready", self.is_ready, methods=["GET"], tags=["health"])
+        add("/metrics", self.metrics, methods=["GET"], tags=["health"])
+
+    async def recommend_get(self, request: Request) -> Response:
+        """Recommend items."""
+        try:
+            question = request_from_query(request.query_params.multi_items())
+        except ValidationError as error:
+            return _invalid(error)
+        return await self._recommend(question)
+
+    async def recommend_post(self, request: Request) -> Response:
+        """Recommend items; the same as GET, with the names in a JSON body and filters under `filters`."""
+        try:
+            body = await self._body(request)
+            question = RecommendRequest.model_validate(orjson.loads(body))
+        except TooLargeError as error:
+            return _problem(413, str(error))
+        except orjson.JSONDecodeError as error:
+            return _problem(400, f"the body is not JSON: {error}")
+        except ValidationError as error:
+            return _invalid(error)
+        return await self._recommend(question)
+
+    async def _recommend(self, question: RecommendRequest) -> Response:
+        if question.k > self._settings.max_k:
+            return _problem(422, f"k: at most {self._settings.max_k} items can be asked for")
+        return Response(await self._answering.answer(self._holder.live, question), media_type=JSON)
+
+    async def events(self, request: Request) -> Response:
+        """Tell what shoppers did: one event, a list, or `{"events": [...]}`, at most 1,000; a verdict for each."""
+        try:
+            contents = parse_body(await self._body(request))
+        except TooLargeError as error:
+            return _problem(413, str(error))
+        except EventsError as error:
+            return _problem(400, str(error))
+        verdicts = await self._intake.take(self._holder.live, contents)
+        counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in (ACCEPTED, DUPLICATE, REJECTED)}
+        status = 422 if counts[REJECTED] == len(verdicts) else 200
+        return Response(orjson.dumps({**counts, "verdicts": verdicts}), status, media_type=JSON)
+
+    async def item(self, item_id: str) -> Response:
+        """One item of the catalogue."""
+        catalogue = self._holder.live.bundle.catalogue
+        row = catalogue.row(item_id)
+        if row == NO_ITEM:
+            return _problem(404, f"item {item_id!r} is not in the catalogue")
+        available = b"true" if catalogue.available[row] else b"false"
+        return Response(b'{%b,"available":%b}' % (catalogue.fragment(row), available), media_type=JSON)
+
+    async def search(self, q: str = "") -> Response:
+        """Items whose title holds the words, the most popular first."""
+        live = self._holder.live
+        rows = live.search(q, SEARCH_LIMIT) if q.strip() else []
+        items = b",".join(b"{%b}" % live.bundle.catalogue.fragment(row) for row in rows)
+        return Response(b'{"items":[%b]}' % items, media_type=JSON)
+
+    async def shoppers(self) -> Response:
+        """A few known shoppers, to try the storefront as."""
+        bundle = self._holder.live.bundle
+        known = [{"user_id": user, "events": len(bundle.histories.of(user))} for user in bundle.sample_users]
+        return Response(orjson.dumps({"shoppers": known}), media_type=JSON)
+
+    async def is_live(self) -> Response:
+        """The process answers."""
+        return Response(b'{"status":"live"}', media_type=JSON)
+
+    async def is_ready(self) -> Response:
+        """A bundle is loaded, so every request can be answered, with or without Redis."""
+        ready = {"status": "ready", "model_version": self._holder.live.bundle.version}
+        return Response(orjson.dumps(ready), media_type=JSON)
+
+    async def metrics(self) -> Response:
+        """Counters in Prometheus' text format."""
+        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def _body(self, request: Request) -> bytes:
+        """The body, read no further than it may be long."""
+        limit = self._settings.max_body_bytes
+        message = f"the body is larger than {limit:,} bytes"
+        announced = request.headers.get("content-length", "0")
+        if announced.isdigit() and int(announced) > limit:
+            raise TooLargeError(message)
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise TooLargeError(message)
+            parts.append(part)
+        return b"".join(parts)
+
+
+def _problem(status: int, detail: str) -> Response:
+    return Response(orjson.dumps({"detail": detail}), status, media_type=JSON)
+
+
+def _invalid(error: ValidationError) -> Response:
+    body = {"detail": in_words(error), "errors": problems(error)}
+    return Response(orjson.dumps(body), 422, media_type=JSON)
+
+
+def _parameters() -> list[dict[str, Any]]:
+    """OpenAPI parameters of `GET /recommend`, from the model that checks them."""
+    found = []
+    for model in (RecommendRequest, Filters):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        for name, kind in schema["properties"].items():
+            if name == "filters":
+                continue
+            if "$ref" in str(kind):
+                kind = {"type": "string", "enum": schema["$defs"]["Surface"]["enum"]}
+            found.append(
+                {"name": name, "in": "query", "required": False, "schema": kind, "example": _EXAMPLES.get(name)}
+            )
+    return [{k: v for k, v in parameter.items() if v is not None} for parameter in found]
+
+
+_EXAMPLES: Final = {"user_id": "900", "surface": "home", "k": 12}
+_ANSWER: Final = {
+    "request_id": "5f0c6b1d9a2e1",
+    "model_version": "20261123T181500-phase1-ab12cd34",
+    "phase": 1,
+    "currency": "USD",
+    "surface": "home",
+    "served_by": "phase1",
+    "degraded": False,
+    "shortfall": 0,
+    "warnings": [],
+    "items": [
+        {
+            "rank": 1,
+            "score": 1.05,
+            "source": "buy_again",
+            "reason": "You bought this 9 times",
+            "item_id": "1082185",
+            "title": "BANANAS 40 LB",
+            "brand": "National",
+            "category": "PRODUCE > TROPICAL FRUIT > BANANAS",
+            "price_cents": 94,
+            "image_url": None,
+        }
+    ],
+}
+_RESPONSES: Final = {
+    "200": {"description": "The answer", "content": {JSON: {"example": _ANSWER}}},
+    "422": {"description": "A name or value that cannot be", "content": {JSON: {"example": {"detail": "k: ..."}}}},
+}
+_RECOMMEND_GET: Final[dict[str, Any]] = {"parameters": _parameters(), "responses": _RESPONSES}
+_RECOMMEND_POST: Final[dict[str, Any]] = {
+    "requestBody": {"content": {JSON: {"example": {"user_id": "900", "k": 12, "filters": {"category": "PRODUCE"}}}}},
+    "responses": _RESPONSES,
+}
+_EVENT: Final = {"event_id": "e-1", "type": "cart", "user_id": "900", "session_id": "s-1", "item_id": "1082185"}
+_EVENTS: Final[dict[str, Any]] = {
+    "requestBody": {"content": {JSON: {"example": {"events": [_EVENT]}}}},
+    "responses": {
+        "200": {
+            "description": "A verdict for each event, in order",
+            "content": {
+                JSON: {
+                    "example": {
+                        "accepted": 1,
+                        "duplicate": 0,
+                        "rejected": 0,
+                        "verdicts": [{"event_id": "e-1", "verdict": "accepted", "reason": None}],
+                    }
+                }
+            },
+        }
+    },
+}

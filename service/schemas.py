@@ -1,0 +1,120 @@
+"""What a request may say, checked once, with errors that name the field."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from recsys.events import EventType, Surface
+
+MAX_EVENTS: Final = 1_000
+MAX_ID: Final = 256
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID, strip_whitespace=True)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Filters(_Strict):
+    """Which items may be in the answer."""
+
+    category: str | None = Field(
+        default=None, min_length=1, max_length=512, description="A category path or a beginning of one."
+    )
+    brand: str | None = Field(default=None, min_length=1, max_length=MAX_ID)
+    min_price_cents: int | None = Field(default=None, ge=0)
+    max_price_cents: int | None = Field(default=None, ge=0)
+    exclude_item_ids: tuple[Id, ...] = Field(default=(), max_length=1_000)
+    only_new: bool = Field(default=False, description="Leave out what the shopper has bought.")
+
+
+NO_FILTERS: Final = Filters()
+
+
+class RecommendRequest(_Strict):
+    """One question. Without user, session and item it is answered for a stranger."""
+
+    user_id: Id | None = None
+    session_id: Id | None = None
+    surface: Surface | None = Field(default=None, description="home, or similar where an item_id is given, by default.")
+    item_id: Id | None = Field(default=None, description="The item whose page is shown.")
+    cart: tuple[Id, ...] = Field(default=(), max_length=200)
+    k: int = Field(default=12, ge=1, description="How many items; at most RECSYS_MAX_K.")
+    filters: Filters = NO_FILTERS
+
+    @model_validator(mode="after")
+    def _item_where_needed(self) -> RecommendRequest:
+        if self.surface in (Surface.SIMILAR, Surface.BOUGHT_TOGETHER) and self.item_id is None:
+            raise ValueError(f"surface {self.surface!s} needs an item_id")
+        return self
+
+    @property
+    def where(self) -> Surface:
+        """The surface asked for, or the one that the request implies."""
+        return self.surface or (Surface.SIMILAR if self.item_id is not None else Surface.HOME)
+
+
+FILTER_NAMES: Final = frozenset(Filters.model_fields)
+_LISTS: Final = frozenset({"cart", "exclude_item_ids"})
+
+
+def request_from_query(pairs: list[tuple[str, str]]) -> RecommendRequest:
+    """The request that a query string's names and values make; a repeated `cart` or `exclude_item_ids` adds up.
+
+    Raises:
+        ValidationError: see `RecommendRequest`.
+    """
+    flat: dict[str, Any] = {}
+    filters: dict[str, Any] = {}
+    for name, value in pairs:
+        target = filters if name in FILTER_NAMES else flat
+        if name in _LISTS:
+            target.setdefault(name, []).append(value)
+        else:
+            target[name] = value
+    if filters:
+        flat["filters"] = filters
+    return RecommendRequest.model_validate(flat)
+
+
+class Event(_Strict):
+    """Something a shopper did with an item."""
+
+    type: EventType
+    item_id: Id
+    event_id: Id | None = Field(default=None, description="Idempotency key: the same id is counted once.")
+    user_id: Id | None = None
+    session_id: Id | None = None
+    occurred_at: datetime | None = Field(default=None, description="ISO 8601; now where absent; UTC without an offset.")
+    quantity: int = Field(default=1, ge=1, le=1_000_000)
+    price_cents: int | None = Field(default=None, ge=0, le=10**12)
+    order_id: Id | None = None
+    request_id: Id | None = Field(default=None, description="Of the answer that the event follows from.")
+    surface: Surface | None = None
+
+    @model_validator(mode="after")
+    def _somebody(self) -> Event:
+        if self.user_id is None and self.session_id is None:
+            raise ValueError("give a user_id or a session_id")
+        return self
+
+
+def problems(error: ValidationError) -> list[dict[str, str]]:
+    """A validation error as field and message, fit for an answer."""
+    found = []
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        field = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "unknown name"
+        found.append({"field": field, "message": message})
+    return found
+
+
+def in_words(error: ValidationError) -> str:
+    """A validation error as one line."""
+    return "; ".join(f"{p['field']}: {p['message']}" if p["field"] else p["message"] for p in problems(error))

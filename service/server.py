@@ -1,0 +1,64 @@
+"""`recsys serve`: one Redis, then as many workers as asked for, and all of them gone together."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from contextlib import ExitStack
+
+import uvicorn
+
+from recsys.bundle import BundleError, read_manifest
+from recsys.errors import UserError
+from recsys.publish import live_version
+from service.embedded_redis import embedded_redis
+from service.settings import Settings
+
+
+def serve(settings: Settings) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        UserError: no bundle is live, the port is taken, or Redis does not start.
+    """
+    bundles = settings.data_dir / "bundles"
+    version = live_version(bundles)
+    if version is None:
+        raise BundleError(f"no bundle is live in {bundles}: run `recsys train --phase 1 --publish` first")
+    read_manifest(bundles / version)
+    _require_free(settings.host, settings.port)
+    with ExitStack() as stack:
+        url = settings.redis_url or stack.enter_context(embedded_redis(settings.data_dir / "redis"))
+        _export(settings, url)
+        if settings.workers > 1:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
+        print(f"serving {version}\n  storefront  http://{settings.host}:{settings.port}/", flush=True)
+        print(f"  API docs    http://{settings.host}:{settings.port}/docs", flush=True)
+        uvicorn.run(
+            "service.main:app_from_settings",
+            factory=True,
+            host=settings.host,
+            port=settings.port,
+            workers=settings.workers,
+            loop="uvloop",
+            http="httptools",
+            access_log=False,
+            log_level="warning",
+        )
+
+
+def _require_free(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"cannot listen on {host}:{port} ({error.strerror}): choose another with --port") from error
+
+
+def _export(settings: Settings, redis_url: str) -> None:
+    """Workers are processes of their own: they read the settings from the environment."""
+    for name, value in settings.model_dump(exclude={"redis_url"}).items():
+        os.environ[f"RECSYS_{name.upper()}"] = str(value)
+    os.environ["RECSYS_REDIS_URL"] = redis_url

@@ -1,0 +1,166 @@
+"""A tiny shop: its catalogue and past as a published bundle, and the real service running on it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from recsys import phase1
+from recsys.dataset import SECONDS_PER_DAY, Catalogue, Dataset, Events, parse_day
+from recsys.events import EVENT_CODE, EventType
+from recsys.pack import write_bundle
+from recsys.publish import publish
+
+MARKUP: Final = '<img src=x onerror="window.hacked = true"><script>window.hacked = true</script>'
+"""Stands as a title in the catalogue: a page must show it as text."""
+MARKUP_ITEM: Final = "i/0 0"
+"""An id that an address has to escape."""
+SHELVES: Final = {
+    "DAIRY > MILK": [
+        "FLUID MILK WHITE ONLY 1 GA",
+        "CHOCOLATE MILK",
+        "SOY MILK",
+        "HALF & HALF",
+        "BUTTERMILK",
+        "CREAMER",
+    ],
+    "DAIRY > CHEESE": ["CREAM CHEESE 8 OZ", "SHREDDED CHEESE", "SWISS", "CHEDDAR", "MOZZARELLA", "FETA"],
+    "BAKERY > BREAD": ["WHITE BREAD", "WHEAT BREAD", "BAGELS", "TORTILLAS", "HAMBURGER BUNS", "ROLLS"],
+    "PRODUCE > FRUIT": ["BANANAS", "APPLES GALA", "GRAPES RED", "STRAWBERRIES 16 OZ", "LEMONS", "PEARS"],
+    "PRODUCE > VEGETABLES": ["TOMATOES", "ONIONS YELLOW", "CARROTS", "LETTUCE", "PEPPERS", "MUSHROOMS"],
+    "GROCERY > SNACKS": ["POTATO CHIPS", "PRETZELS", "POPCORN", "SALSA", "CRACKERS", "COOKIES"],
+    "GROCERY > PASTA": ["SPAGHETTI", "PASTA SAUCE", "MACARONI", "RICE", "NOODLES", "LASAGNE"],
+    "GROCERY > DRINKS": ["COLA 12 PK", "ORANGE JUICE", "SPARKLING WATER", "COFFEE", "TEA", "LEMONADE"],
+}
+N_USERS: Final = 40
+WEEKS: Final = 12
+START: Final = parse_day("2017-09-01")
+STARTUP_SECONDS: Final = 60
+
+
+def tiny_catalogue() -> Catalogue:
+    """Eight shelves of six items, and one whose title is markup."""
+    titles = [MARKUP, *(title for shelf in SHELVES.values() for title in shelf)]
+    shelf_of = [0, *(shelf for shelf in range(len(SHELVES)) for _ in range(6))]
+    categories = sorted(SHELVES)
+    code = [categories.index(name) for name in SHELVES]
+    n = len(titles)
+    return Catalogue(
+        item_ids=(MARKUP_ITEM, *(f"item-{row:02}" for row in range(1, n))),
+        titles=tuple(titles),
+        brands=tuple("National" if row % 3 else "Private" for row in range(n)),
+        category=np.array([code[shelf] for shelf in shelf_of], dtype=np.int32),
+        categories=tuple(categories),
+        price_cents=np.arange(n, dtype=np.int64) * 7 + 99,
+        image_urls=(None,) * n,
+        available=np.ones(n, dtype=np.bool_),
+        listed_second=START + np.arange(n, dtype=np.int64) * SECONDS_PER_DAY,
+    )
+
+
+def tiny_dataset(rng: np.random.Generator) -> Dataset:
+    """Twelve weeks in which each household buys four items a week, mostly from two shelves it likes."""
+    catalogue = tiny_catalogue()
+    shopper, session, item, second = [], [], [], []
+    for week in range(WEEKS):
+        for user in range(N_USERS):
+            liked = [shelf * 6 + 1 + offset for shelf in (user % 8, (user * 3 + 1) % 8) for offset in range(6)]
+            basket = {int(i) for i in rng.choice(liked, 3, replace=False)} | {int(rng.integers(len(catalogue)))}
+            moment = START + week * 7 * SECONDS_PER_DAY + user * 600
+            for row in sorted(basket):
+                shopper.append(user)
+                session.append(week * N_USERS + user)
+                item.append(row)
+                second.append(moment)
+    n = len(item)
+    events = Events(
+        shopper=np.array(shopper, dtype=np.int32),
+        session=np.array(session, dtype=np.int32),
+        item=np.array(item, dtype=np.int32),
+        event_type=np.full(n, EVENT_CODE[EventType.PURCHASE], dtype=np.uint8),
+        second=np.array(second, dtype=np.int64),
+        quantity=np.ones(n, dtype=np.int32),
+    )
+    user_ids = tuple(f"household-{user:02}" for user in range(N_USERS))
+    return Dataset(events, catalogue, user_ids, n_shoppers=N_USERS, n_sessions=WEEKS * N_USERS)
+
+
+def publish_tiny_shop(data_dir: Path) -> None:
+    """Fit phase 1 on the tiny shop and make its bundle live below `data_dir`."""
+    dataset = tiny_dataset(np.random.default_rng(0))
+    surfaces, popularity = phase1.build_surfaces(phase1.DEFAULT, dataset, dataset.until, np.random.default_rng(0))
+    write_bundle(
+        data_dir / "bundles",
+        phase=1,
+        surfaces=surfaces,
+        popularity=popularity,
+        dataset=dataset,
+        at=dataset.until,
+        metadata={
+            "data": {"since": START, "until": dataset.until, "fingerprint": "tiny", "log_until": 0},
+            "currency": "USD",
+        },
+    )
+    publish(data_dir / "bundles")
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+@contextmanager
+def running_service(data_dir: Path) -> Iterator[str]:
+    """The service on the live bundle below `data_dir`, as its command starts it; gives its address.
+
+    Raises:
+        RuntimeError: it ended, or did not answer in time; its output is in the message.
+    """
+    port = _free_port()
+    command = [sys.executable, "-c", "from recsys.cli import main; main()", "serve", "--workers", "1"]
+    log = data_dir / "service.log"
+    environment = {
+        name: value for name, value in os.environ.items() if name != "REDIS_URL" and not name.startswith("RECSYS_")
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + STARTUP_SECONDS
+    try:
+        while not _answers(f"{url}/demo/shoppers"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the service does not answer:\n{log.read_text()}")
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
