@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ import duckdb
 import orjson
 from rich.console import Console
 
-from pipelines.mapping import CatalogueSource, Files, Mapping, find_files, read_mapping
+from pipelines.mapping import Files, Mapping, find_files, read_mapping
 from pipelines.reading import Reader, event_select, exposure_select, item_select, quoted, user_select
 from recsys.errors import UserError
 
@@ -101,7 +102,7 @@ def ingest_log(data_dir: Path, console: Console) -> None:
         return
     raw.mkdir(parents=True, exist_ok=True)
     source = read_mapping(LOG_MAPPING).events[0]
-    events = _write(source, logs, lambda reader: event_select(reader, source), raw / "event_log.events.parquet")
+    events = _write(source, logs, partial(event_select, source=source), raw / "event_log.events.parquet")
     shown = _write(source, logs, exposure_select, raw / "event_log.exposures.parquet")
     console.print(f"event log: {events:,} events and {shown:,} exposures in {len(logs)} files")
 
@@ -109,15 +110,12 @@ def ingest_log(data_dir: Path, console: Console) -> None:
 def _plan(mapping: Mapping) -> Sequence[tuple[str, Files, Select]]:
     """Name of the raw file, its source, and how to read it."""
     plan: list[tuple[str, Files, Select]] = [
-        (f"{event.source}.events", event, lambda reader, event=event: event_select(reader, event))
-        for event in mapping.events
+        (f"{event.source}.events", event, partial(event_select, source=event)) for event in mapping.events
     ]
     if mapping.catalogue is not None:
-        catalogue: CatalogueSource = mapping.catalogue
-        plan.append(("catalogue.items", catalogue, lambda reader: item_select(reader, catalogue)))
+        plan.append(("catalogue.items", mapping.catalogue, partial(item_select, source=mapping.catalogue)))
     if mapping.users is not None:
-        users = mapping.users
-        plan.append(("users.users", users, lambda reader: user_select(reader, users)))
+        plan.append(("users.users", mapping.users, partial(user_select, source=mapping.users)))
     return plan
 
 

@@ -181,7 +181,9 @@ def propose_mapping(paths: Sequence[Path]) -> str:
 
 
 def _fold(name: str) -> str:
-    folded = name.lower().translate(str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "é": "e", "è": "e"}))
+    folded = name.lower()
+    for letter, plain in (("ä", "ae"), ("ö", "oe"), ("ü", "ue"), ("ß", "ss"), ("é", "e"), ("è", "e")):
+        folded = folded.replace(letter, plain)
     return re.sub(r"[^a-z0-9]", "", folded)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -146,7 +146,7 @@ def serve(
     from service.server import serve as run
     from service.settings import Settings
 
-    given = {"host": host, "port": port, "workers": workers, "data_dir": data_dir}
+    given: dict[str, Any] = {"host": host, "port": port, "workers": workers, "data_dir": data_dir}
     run(Settings(**{name: value for name, value in given.items() if value is not None}))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -33,7 +33,7 @@ class Shopper:
     """What is known of who asks."""
 
     history: History = EMPTY_HISTORY
-    session_items: ItemArray = _NO_ITEMS
+    session_items: ItemArray = field(default_factory=lambda: _NO_ITEMS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ class LiveBundle:
             position = text.find(wanted, starts[row + 1]) if row + 1 < len(starts) else -1
         mask = np.zeros(len(self.available), dtype=np.bool_)
         mask[found] = True
-        return self.bundle.popularity.recommend(Query(), limit, mask).items.tolist()
+        return [int(row) for row in self.bundle.popularity.recommend(Query(), limit, mask).items]
 
     def popular_ids(self) -> list[str]:
         """Ids of the most popular items."""

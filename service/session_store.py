@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import redis.asyncio as redis
@@ -128,7 +128,7 @@ class SessionStore:
         keys = [key for part, _ in wanted for key in part]
         try:
             async with asyncio.timeout(self._timeout):
-                values = await self._client.mget(keys)
+                values = cast(list[bytes | None], await self._client.mget(keys))
         except (RedisError, OSError, TimeoutError) as error:
             self._open_circuit(error)
             for _, result in wanted:
@@ -217,7 +217,7 @@ class SessionStore:
         keys = [f"{self._shop}:trend:{hour - back}" for back in range(TREND_HOURS)]
         try:
             async with asyncio.timeout(1.0):
-                found = await self._client.zunion(keys, withscores=True)
+                found = cast(list[tuple[bytes, float]], await self._client.zunion(keys, withscores=True))
         except (RedisError, OSError, TimeoutError) as error:
             self._open_circuit(error)
             raise StoreUnavailableError(str(error)) from error

@@ -16,7 +16,7 @@ from recsys.models.random import RandomModel
 def item_scores(dataset: Dataset, at: int, half_life_days: float) -> NDArray[np.float64]:
     """`(n_items,)` float64: summed event weights, halved every `half_life_days`."""
     weights = event_weights(dataset.events, at, half_life_days)
-    return np.bincount(dataset.events.item, weights, minlength=dataset.n_items)
+    return np.asarray(np.bincount(dataset.events.item, weights, minlength=dataset.n_items), dtype=np.float64)
 
 
 def order_by(scores: NDArray[np.float64], name: str, keep: NDArray[np.bool_] | None = None) -> OrderModel:
