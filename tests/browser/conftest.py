@@ -12,7 +12,7 @@ from tests.browser.chromium import chromium, find_chromium
 from tests.browser.shop import publish_tiny_shop, running_service
 
 PATIENCE_MS = 10_000
-CAUSED_BY_THE_TEST = ("net::ERR_FAILED", "404 (Not Found)", "503 (Service Unavailable)")
+CAUSED_BY_THE_TEST = ("net::ERR_FAILED", "404 (Not Found)", "422 (Unprocessable", "503 (Service Unavailable)")
 """What Chromium itself prints when a test has the network fail or asks for what is not there."""
 
 

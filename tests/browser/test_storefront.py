@@ -118,7 +118,7 @@ def test_the_next_page_asks_only_when_the_events_have_arrived(page: Page, shop_u
     page.on("requestfinished", lambda r: order.append("event") if r.url.endswith("/events") else None)
     page.on("request", lambda r: order.append("question") if "/recommend?" in r.url else None)
     page.click(f"{row('home')} {CARD} a")
-    page.wait_for_selector(f"{row('similar')}", state="attached")
+    page.wait_for_selector(f"{row('bought_together')}", state="attached")
     assert order == ["event", "event", "question", "question"]
 
 
@@ -191,6 +191,26 @@ def test_an_unknown_item_gets_a_clear_message(page: Page, shop_url: str) -> None
     assert events == []
     page.click("text=To the shop")
     page.wait_for_selector(f"{row('home')} {CARD}")
+
+
+def test_a_breadcrumb_leads_to_its_category(page: Page, shop_url: str) -> None:
+    page.goto(f"{shop_url}/#/item/item-01")
+    page.click('.crumbs a:has-text("Dairy")')
+    expect(page.get_by_role("heading", level=1)).to_have_text("Dairy")
+    dairy = {f"item-{row:02}" for row in range(1, 13)}
+    found = shown(page, "home")
+    assert found
+    assert set(found) <= dairy | {MARKUP_ITEM}
+
+
+def test_a_rejected_event_is_said(page: Page, shop_url: str) -> None:
+    verdict = {"event_id": None, "verdict": "rejected", "reason": "no such thing"}
+    answer = {"accepted": 0, "duplicate": 0, "rejected": 1, "verdicts": [verdict]}
+    page.route("**/events", lambda route: route.fulfill(status=422, json=answer))
+    page.goto(shop_url)
+    page.wait_for_selector(f"{row('home')} {CARD}")
+    page.locator(f"{row('home')} .add").first.click()
+    expect(page.locator(".toast.warning")).to_have_text("Not counted: no such thing")
 
 
 @pytest.mark.parametrize("address", ["#/nowhere", "#/item/%E0%A4%A", "#/item/a/b"])

@@ -1,14 +1,16 @@
 // The service's HTTP interface, one function for each question.
 
+import { useCurrency } from "./money.js";
 import { identity } from "./shopper.js";
 
 const TIMEOUT_MS = 8000;
 
 /** The service refused (4xx), failed (5xx) or did not answer (status 0). */
 export class ServiceError extends Error {
-  constructor(message, status) {
+  constructor(message, status, body = null) {
     super(message);
     this.status = status;
+    this.body = body;
   }
 
   get unreachable() {
@@ -28,7 +30,7 @@ async function ask(path, options = {}) {
   const body = await response.json().catch(() => null);
   if (response.ok && body !== null) return body;
   const detail = typeof body?.detail === "string" ? body.detail : `The service answered ${response.status}.`;
-  throw new ServiceError(detail, response.ok ? 502 : response.status);
+  throw new ServiceError(detail, response.ok ? 502 : response.status, body);
 }
 
 /** An answer of `GET /recommend`, with `took_ms`: how long this browser waited for it. */
@@ -39,6 +41,7 @@ export async function recommend(question, signal) {
   }
   const started = performance.now();
   const answer = await ask(`recommend?${query}`, { signal });
+  useCurrency(answer.currency);
   return { ...answer, took_ms: performance.now() - started };
 }
 
@@ -54,12 +57,14 @@ export async function demoShoppers() {
   return (await ask("demo/shoppers")).shoppers;
 }
 
-/** Sends events; `keepalive` lets them finish when the page is left. */
-export function postEvents(events) {
-  return ask("events", {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({ events }),
-    keepalive: true,
-  });
+/** A verdict for each event; `keepalive` lets them arrive when the page is left. */
+export async function postEvents(events) {
+  const body = JSON.stringify({ events });
+  const headers = { "content-type": "application/json" };
+  try {
+    return (await ask("events", { method: "POST", headers, body, keepalive: true })).verdicts;
+  } catch (error) {
+    if (error.body?.verdicts) return error.body.verdicts; // all rejected: the service says 422, and why
+    throw error;
+  }
 }

@@ -4,12 +4,11 @@ import { recommend } from "./api.js";
 import * as cart from "./cart.js";
 import { el, toast } from "./dom.js";
 import { cameThrough, settled, track } from "./events.js";
-import { calm, categoryPath, price } from "./text.js";
+import { calm, categoryPath } from "./text.js";
+import { priceTag } from "./money.js";
 import { picture } from "./tiles.js";
 
 const SHOWN = 12;
-/** Rows below the first ask for more, since what stands above them is left out. */
-const SPARE = 6;
 const SKELETONS = 6;
 
 export function itemLink(itemId) {
@@ -34,7 +33,7 @@ export function card(item, answer = null) {
     answer && el("p", { class: "reason" }, calm(item.reason)),
     answer && el("p", { class: "why" }, `${item.source} · score ${Number(item.score.toPrecision(4))} · rank ${item.rank}`),
     el("div", { class: "buy" },
-      el("span", { class: "price" }, price(item.price_cents)),
+      priceTag(item.price_cents),
       el("button", { type: "button", class: "add", "aria-label": `Add ${title} to the cart`, onclick: () => {
         cart.add(item, 1, answer ?? undefined);
         toast(`In your cart: ${title}`);
@@ -63,9 +62,8 @@ function skeletonRow({ title, surface }) {
   return { section, about, cards };
 }
 
-function fill({ section, about, cards }, answer, above) {
-  const items = answer.items.filter((item) => !above.has(item.item_id)).slice(0, SHOWN);
-  items.forEach((item) => above.add(item.item_id));
+function fill({ section, about, cards }, answer) {
+  const { items } = answer;
   section.classList.toggle("empty", items.length === 0);
   about.replaceChildren(
     el("span", {}, answer.surface), el("span", {}, `served by ${answer.served_by}`),
@@ -76,27 +74,28 @@ function fill({ section, about, cards }, answer, above) {
 }
 
 /**
- * Ask for every row at once, show them in order, and show no item twice on the page.
- * `rows`: `{title, surface, ...question}` each; `above`: ids already on the page.
- * Asks only when every event so far has arrived. Rejects when no row could be had.
+ * Ask for the rows one after another, each without what stands above it: no item twice on a page, and the service
+ * logs as shown exactly what is shown. `rows`: `{title, surface, ...question}` each.
+ * Asks only when every event so far has arrived. Rejects when the service does not answer.
  */
-export async function showRows(host, rows, { signal, above = [] }) {
+export async function showRows(host, rows, signal) {
   const places = rows.map(skeletonRow);
   host.replaceChildren(...places.map((place) => place.section));
   await settled();
-  const asked = rows.map(({ title: _, ...question }, index) => recommend({ k: SHOWN + (index && SPARE), ...question }, signal));
-  const outcomes = await Promise.allSettled(asked);
-  signal.throwIfAborted();
-  const failures = outcomes.filter((outcome) => outcome.status === "rejected");
-  if (failures.length === rows.length) throw failures[0].reason;
-  const shown = new Set(above);
-  outcomes.forEach((outcome, index) => {
-    const place = places[index];
-    place.section.removeAttribute("aria-busy");
-    if (outcome.status === "fulfilled") fill(place, outcome.value, shown);
-    else place.cards.replaceChildren(el("li", { class: "none" }, `Could not be loaded. ${outcome.reason.message}`));
-  });
-  if (outcomes.every((_, index) => places[index].section.classList.contains("empty"))) {
+  const shown = [];
+  for (const [index, { title: _, ...question }] of rows.entries()) {
+    const { section, cards } = places[index];
+    try {
+      const answer = await recommend({ k: SHOWN, exclude_item_ids: shown, ...question }, signal);
+      shown.push(...answer.items.map((item) => item.item_id));
+      fill(places[index], answer);
+    } catch (error) {
+      if (signal.aborted || (index === 0 && error.unreachable)) throw error;
+      cards.replaceChildren(el("li", { class: "none" }, `Could not be loaded. ${error.message}`));
+    }
+    section.removeAttribute("aria-busy");
+  }
+  if (places.every(({ section }) => section.classList.contains("empty"))) {
     host.replaceChildren(el("p", { class: "none" }, "Nothing to recommend yet: the catalogue may be empty."));
   }
 }

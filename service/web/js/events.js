@@ -35,7 +35,7 @@ export function settled() {
 
 async function deliver(events) {
   try {
-    const { verdicts } = await postTwice(events);
+    const verdicts = await postTwice(events);
     journal(events, verdicts);
     const rejected = verdicts.filter((verdict) => verdict.verdict === "rejected");
     if (rejected.length) toast(`Not counted: ${rejected[0].reason}`, "warning");

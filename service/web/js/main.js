@@ -1,10 +1,11 @@
-// The storefront's entry: the header, and which page stands under an address (`#/`, `#/item/ID`, `#/cart`, `#/search?q=`).
+// The storefront's entry: the header, and which page stands under an address (`#/`, `#/item/ID`, `#/cart`,
+// `#/category?path=`, `#/search?q=`).
 
 import { demoShoppers } from "./api.js";
 import { unreachable } from "./cards.js";
 import { cartChanges, count } from "./cart.js";
 import { el } from "./dom.js";
-import { cartPage, homePage, noPage, productPage, searchPage } from "./pages.js";
+import { cartPage, categoryPage, homePage, noPage, productPage, searchPage } from "./pages.js";
 import { become, userId } from "./shopper.js";
 import { lasting } from "./storage.js";
 import { plural } from "./text.js";
@@ -14,15 +15,17 @@ const main = document.getElementById("main");
 const byId = (id) => document.getElementById(id);
 let leaving = new AbortController();
 
-function searchedFor() {
-  return new URLSearchParams(location.hash.split("?")[1]).get("q")?.trim() ?? "";
+/** A value that stands behind the address's question mark. */
+function given(name) {
+  return new URLSearchParams(location.hash.split("?")[1]).get(name)?.trim() ?? "";
 }
 
 function currentPage() {
   const [name, ...rest] = location.hash.split("?")[0].replace(/^#?\/?/, "").split("/");
   if (name === "") return homePage;
   if (name === "cart") return cartPage;
-  if (name === "search") return (page) => searchPage(page, searchedFor());
+  if (name === "search") return (page) => searchPage(page, given("q"));
+  if (name === "category" && given("path")) return (page) => categoryPage(page, given("path"));
   if (name === "item" && rest.length === 1) return (page) => productPage(page, decodeURIComponent(rest[0]));
   return noPage;
 }
@@ -32,7 +35,7 @@ async function show({ focus = true } = {}) {
   leaving = new AbortController();
   const { signal } = leaving;
   window.scrollTo(0, 0);
-  byId("q").value = searchedFor();
+  byId("q").value = given("q");
   try {
     const title = currentPage()({ main, signal });
     if (focus) main.focus({ preventScroll: true });

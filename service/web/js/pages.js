@@ -5,10 +5,13 @@ import { grid, itemLink, notice, showRows } from "./cards.js";
 import * as cart from "./cart.js";
 import { el, toast } from "./dom.js";
 import { originOf, track } from "./events.js";
+import { price, priceTag } from "./money.js";
 import { userId } from "./shopper.js";
-import { calm, categoryPath, plural, price } from "./text.js";
+import { calm, categoryPath, plural } from "./text.js";
 import { picture } from "./tiles.js";
 
+/** The service takes no longer cart in a question; the latest items say most. */
+const MOST_IN_A_QUESTION = 200;
 const HOME = { title: "Recommended for you", surface: "home" };
 const HOME_ROWS = [
   { title: "Buy again", surface: "buy_again" },
@@ -29,13 +32,31 @@ export async function homePage({ main, signal }) {
         ? "Picked from what you bought and looked at, fresh with every click."
         : "Look around: the rows below follow what you do from the first click.")),
     rows);
-  await showRows(rows, HOME_ROWS, { signal });
+  await showRows(rows, HOME_ROWS, signal);
   return "Corner Shop";
 }
 
+function categoryLink(path) {
+  return `#/category?${new URLSearchParams({ path })}`;
+}
+
+/** Where an item or a category stands. */
 function breadcrumb(category) {
-  const parts = categoryPath(category).map((part) => el("li", {}, el("a", { href: `#/search?${new URLSearchParams({ q: part })}` }, calm(part))));
+  const parts = categoryPath(category).map((part, depth, all) =>
+    el("li", {}, el("a", { href: categoryLink(all.slice(0, depth + 1).join(" > ")) }, calm(part))));
   return el("nav", { "aria-label": "Category", class: "crumbs" }, el("ol", {}, el("li", {}, el("a", { href: "#/" }, "Shop")), parts));
+}
+
+export async function categoryPage({ main, signal }, path) {
+  const name = calm(categoryPath(path).at(-1) ?? "");
+  const rows = el("div", {});
+  main.replaceChildren(breadcrumb(path), el("header", { class: "hero" }, el("h1", { tabindex: "-1" }, name)), rows);
+  await showRows(rows, [
+    { title: "Picked for you", surface: "home", category: path },
+    { title: "Trending here", surface: "trending", category: path },
+    { title: "New here", surface: "new_arrivals", category: path },
+  ], signal);
+  return name;
 }
 
 function offer(item) {
@@ -48,7 +69,7 @@ function offer(item) {
   return el("div", { class: "offer" },
     el("h1", { tabindex: "-1" }, calm(item.title)),
     item.brand && el("p", { class: "place" }, "Brand: ", calm(item.brand)),
-    el("p", { class: "price" }, price(item.price_cents)),
+    priceTag(item.price_cents),
     el("form", { class: "add-form", onsubmit: add },
       el("label", { for: "amount", class: "unseen" }, "Quantity"), amount,
       el("button", { type: "submit", class: "primary" }, "Add to cart")),
@@ -71,7 +92,7 @@ export async function productPage({ main, signal }, itemId) {
   await showRows(rows, [
     { title: "Similar items", surface: "similar", item_id: item.item_id },
     { title: "Bought together with this", surface: "bought_together", item_id: item.item_id },
-  ], { signal, above: [item.item_id] });
+  ], signal);
   return calm(item.title);
 }
 
@@ -83,7 +104,7 @@ function cartLine({ item, quantity }) {
     picture(item),
     el("div", {}, el("a", { href: itemLink(item.item_id) }, title), el("span", { class: "place" }, `${price(item.price_cents)} each`)),
     el("div", { class: "stepper" }, change(-1, "One less of", "−"), el("span", { "aria-label": "Quantity" }, String(quantity)), change(1, "One more of", "+")),
-    el("span", { class: "price" }, price((item.price_cents ?? 0) * quantity)),
+    priceTag((item.price_cents ?? 0) * quantity),
     change(-quantity, "Remove", "×"));
 }
 
@@ -121,8 +142,8 @@ export async function cartPage({ main, signal }) {
   const recommendations = () => {
     const inCart = idsInCart();
     asked = inCart.join(" ");
-    const row = inCart.length ? { title: "Goes well with your cart", surface: "cart", cart: inCart } : HOME;
-    return showRows(rows, [row], { signal, above: inCart });
+    const row = inCart.length ? { title: "Goes well with your cart", surface: "cart", cart: inCart.slice(-MOST_IN_A_QUESTION) } : HOME;
+    return showRows(rows, [row], signal);
   };
   const redraw = () => {
     const focused = document.activeElement?.getAttribute("aria-label");

@@ -1,12 +1,4 @@
-// Words and numbers as a shopper reads them.
-
-const currency = document.querySelector('meta[name="currency"]')?.content || "USD";
-const money = new Intl.NumberFormat(undefined, { style: "currency", currency });
-
-/** Integer cents as money; a catalogue may not know a price. */
-export function price(cents) {
-  return cents === null || cents === undefined ? "Price unknown" : money.format(cents / 100);
-}
+// Words as a shopper reads them.
 
 const UNITS = new Set(["oz", "lb", "ga", "ct", "pk", "pt", "qt", "dz", "sq", "ft", "ml", "l", "of", "in", "and", "with"]);
 
