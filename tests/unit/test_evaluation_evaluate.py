@@ -8,7 +8,6 @@ from typing import ClassVar, Self
 import numpy as np
 import pytest
 
-from recsys.dataset import Catalogue, Dataset, Events
 from recsys.evaluation.evaluate import (
     ALL,
     COLD,
@@ -20,8 +19,8 @@ from recsys.evaluation.evaluate import (
     score_model,
 )
 from recsys.evaluation.split import Window
-from recsys.events import EVENT_CODE
 from recsys.ranking import NO_ITEM, Mask, ModelState, Query, Ranking
+from tests.factories import make_dataset
 
 
 @dataclass(frozen=True)
@@ -45,37 +44,7 @@ class FixedOrder:
         return cls(**state.params)
 
 
-def shop(rows: list[tuple[int, int, int, str]], n_items: int = 5, n_users: int = 3) -> Dataset:
-    """Rows of (second, shopper, item, event type); shoppers from `n_users` on are anonymous."""
-    rows = sorted(rows)
-    far = np.iinfo(np.int64).max
-    return Dataset(
-        events=Events(
-            shopper=np.array([r[1] for r in rows], dtype=np.int32),
-            session=np.arange(len(rows), dtype=np.int32),
-            item=np.array([r[2] for r in rows], dtype=np.int32),
-            event_type=np.array([EVENT_CODE[r[3]] for r in rows], dtype=np.uint8),
-            second=np.array([r[0] for r in rows], dtype=np.int64),
-            quantity=np.ones(len(rows), dtype=np.int32),
-        ),
-        catalogue=Catalogue(
-            item_ids=tuple(f"i{n}" for n in range(n_items)),
-            titles=tuple(f"Item {n}" for n in range(n_items)),
-            brands=(None,) * n_items,
-            category=np.full(n_items, -1, dtype=np.int32),
-            categories=(),
-            price_cents=np.full(n_items, 100, dtype=np.int64),
-            image_urls=(None,) * n_items,
-            available=np.ones(n_items, dtype=np.bool_),
-            listed_second=np.full(n_items, far, dtype=np.int64),
-        ),
-        user_ids=tuple(f"u{n}" for n in range(n_users)),
-        n_shoppers=n_users + 2,
-        n_sessions=len(rows),
-    )
-
-
-DATASET = shop(
+DATASET = make_dataset(
     [
         (10, 0, 0, "purchase"),
         (20, 0, 1, "purchase"),
@@ -87,7 +56,9 @@ DATASET = shop(
         (130, 2, 4, "view"),  # views are no target where there are purchases
         (140, 3, 1, "purchase"),  # anonymous: no one to remember
         (250, 2, 0, "purchase"),  # after the window
-    ]
+    ],
+    n_items=5,
+    n_users=3,
 )
 WINDOW = Window(100, 200)
 
@@ -122,7 +93,7 @@ def test_a_model_that_knows_nothing_scores_zero_everywhere() -> None:
 
 
 def test_views_are_the_target_of_a_shop_without_purchases() -> None:
-    dataset = shop([(10, 0, 0, "view"), (100, 0, 1, "view")])
+    dataset = make_dataset([(10, 0, 0, "view"), (100, 0, 1, "view")], n_items=5, n_users=3)
     assert make_task(dataset, WINDOW).cases[0].truths.tolist() == [1]
 
 

@@ -12,7 +12,8 @@ import { picture } from "./tiles.js";
 
 /** The service takes no longer cart in a question; the latest items say most. */
 const MOST_IN_A_QUESTION = 200;
-const HOME = { title: "Recommended for you", surface: "home" };
+/** What was bought before has a row of its own. */
+const HOME = { title: "Recommended for you", surface: "home", only_new: true };
 const HOME_ROWS = [
   { title: "Buy again", surface: "buy_again" },
   HOME,

@@ -1,0 +1,175 @@
+"""What every model promises, asked of every model and composition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+
+from recsys.compose import MODELS, Blend, Fallback, model_from_state
+from recsys.models.fit.als import ALSRecommender
+from recsys.models.fit.frequency import FrequencyRecommender
+from recsys.models.fit.item_item import BasketRecommender, CosineRecommender, LocalRidgeRecommender
+from recsys.models.fit.matrix import Recommender
+from recsys.models.fit.popularity import (
+    CategoryPopularityRecommender,
+    NewArrivalsRecommender,
+    PopularityRecommender,
+    RandomRecommender,
+    TrendingRecommender,
+)
+from recsys.models.fit.session_knn import SessionKNNRecommender
+from recsys.phase1 import DEFAULT, build_surfaces
+from recsys.ranking import Mask, Model, ModelState, Query
+from tests.factories import checkerboard, query
+
+N_ITEMS = 40
+DATASET = checkerboard(n_items=N_ITEMS)
+ALLOWED: Mask = np.ones(N_ITEMS, dtype=np.bool_)
+
+
+def fitted(recommender: Recommender) -> Model:
+    return recommender.fit(DATASET, DATASET.until, np.random.default_rng(0))
+
+
+def blend() -> Model:
+    parts = (fitted(CosineRecommender()), fitted(FrequencyRecommender()), fitted(PopularityRecommender()))
+    return Fallback((Blend(parts, (1.0, 0.5, 0.1), 20, "blend"), fitted(PopularityRecommender())), "stack")
+
+
+BUILDERS: dict[str, Callable[[], Model]] = {
+    "random": lambda: fitted(RandomRecommender()),
+    "popularity": lambda: fitted(PopularityRecommender()),
+    "category_popularity": lambda: fitted(CategoryPopularityRecommender()),
+    "trending": lambda: fitted(TrendingRecommender()),
+    "new_arrivals": lambda: fitted(NewArrivalsRecommender()),
+    "buy_again": lambda: fitted(FrequencyRecommender()),
+    "item_knn": lambda: fitted(CosineRecommender()),
+    "similar": lambda: fitted(CosineRecommender(reads="context")),
+    "bought_together": lambda: fitted(BasketRecommender()),
+    "cart": lambda: fitted(BasketRecommender(reads="cart")),
+    "local_ridge": lambda: fitted(LocalRidgeRecommender()),
+    "als": lambda: fitted(ALSRecommender(factors=8)),
+    "session_knn": lambda: fitted(SessionKNNRecommender()),
+    "blend": blend,
+    **{
+        f"phase1 {surface}": lambda surface=surface: phase1()[surface]  # type: ignore[misc]
+        for surface in ("home", "similar", "bought_together", "cart", "buy_again", "trending", "new_arrivals")
+    },
+}
+COLLABORATIVE = ("item_knn", "similar", "bought_together", "cart", "local_ridge", "als", "session_knn", "phase1 home")
+
+
+@cache
+def phase1() -> dict[str, Model]:
+    surfaces, _ = build_surfaces(DEFAULT, DATASET, DATASET.until, np.random.default_rng(0))
+    return {str(surface): model for surface, model in surfaces.items()}
+
+
+@cache
+def build(name: str) -> Model:
+    return BUILDERS[name]()
+
+
+@pytest.fixture(params=list(BUILDERS))
+def model(request: pytest.FixtureRequest) -> Model:
+    return build(request.param)
+
+
+QUERIES = {
+    "a known taste": query(0, 2, 4),
+    "one event": query(7),
+    "nobody": Query(),
+    "an event repeated": query(3, 3, 3, 3),
+    "everything": query(*range(N_ITEMS)),
+}
+
+
+@pytest.mark.parametrize("asked", QUERIES)
+@pytest.mark.parametrize("k", [0, 1, 5, 1_000])
+def test_a_ranking_is_well_formed(model: Model, asked: str, k: int) -> None:
+    ranking = model.recommend(QUERIES[asked], k, ALLOWED)
+    assert len(ranking) <= min(k, N_ITEMS)
+    assert len(set(ranking.items.tolist())) == len(ranking)
+    assert ranking.items.dtype == np.int32 and ranking.scores.dtype == np.float32
+    assert len(ranking.sources) == len(ranking.because) == len(ranking)
+    assert np.isfinite(ranking.scores).all()
+    assert (np.diff(ranking.scores) <= 0).all()
+
+
+@pytest.mark.parametrize("asked", QUERIES)
+def test_only_eligible_items_and_as_many_as_before(model: Model, asked: str) -> None:
+    rng = np.random.default_rng(1)
+    for share in (0.0, 0.05, 0.5):
+        mask = rng.random(N_ITEMS) < share
+        ranking = model.recommend(QUERIES[asked], 10, mask)
+        assert mask[ranking.items].all()
+    # Masking comes before the cut: what was recommended and stays eligible is not crowded out.
+    full = model.recommend(QUERIES[asked], N_ITEMS, ALLOWED)
+    if len(full) and model.kind != "random":
+        one = np.zeros(N_ITEMS, dtype=np.bool_)
+        one[full.items[-1]] = True
+        if model.name not in ("blend", "stack", "phase1"):  # a blend may ask its parts less deep
+            assert model.recommend(QUERIES[asked], 1, one).items.tolist() == [full.items[-1]]
+
+
+def test_the_same_question_gets_the_same_answer(model: Model) -> None:
+    first, second = (model.recommend(query(0, 2, 4), 10, ALLOWED) for _ in range(2))
+    assert first.items.tolist() == second.items.tolist()
+    assert first.scores.tolist() == second.scores.tolist()
+
+
+def test_the_mask_is_left_as_it_was(model: Model) -> None:
+    mask = ALLOWED.copy()
+    mask.flags.writeable = False
+    model.recommend(query(0, 2, 4), 10, mask)
+
+
+def rebuilt(model: Model) -> Model:
+    """Through plain data, as a bundle stores it; arrays read-only, as a memory map gives them."""
+    state = model.state()
+    arrays = {}
+    for name, array in state.arrays.items():
+        arrays[name] = array.copy()
+        arrays[name].flags.writeable = False
+    parts = tuple(rebuilt(part) for part in state.parts)
+    return model_from_state(model.kind, ModelState(state.params, arrays, parts))
+
+
+def test_a_stored_model_answers_alike(model: Model) -> None:
+    again = rebuilt(model)
+    for asked in QUERIES.values():
+        before, after = (m.recommend(asked, 10, ALLOWED) for m in (model, again))
+        assert before.items.tolist() == after.items.tolist()
+        assert before.scores.tolist() == after.scores.tolist()
+        assert before.sources == after.sources
+        assert before.because.tolist() == after.because.tolist()
+
+
+@pytest.mark.parametrize("name", COLLABORATIVE)
+@pytest.mark.parametrize("parity", [0, 1])
+def test_collaborative_models_find_the_checkerboard(name: str, parity: int) -> None:
+    seen = [parity, parity + 2, parity + 4]
+    mask = ALLOWED.copy()
+    mask[seen] = False
+    ranking = build(name).recommend(query(*seen), 5, mask)
+    assert len(ranking) == 5
+    assert {int(item) % 2 for item in ranking.items} == {parity}
+
+
+@pytest.mark.parametrize("name", [n for n in BUILDERS if n.startswith("phase1") and "buy_again" not in n])
+def test_every_surface_but_buy_again_fills_an_answer_at_one_eligible_item_in_forty(name: str) -> None:
+    for item in (0, 13, N_ITEMS - 1):
+        mask = np.zeros(N_ITEMS, dtype=np.bool_)
+        mask[item] = True
+        assert build(name).recommend(Query(), 5, mask).items.tolist() == [item]
+
+
+def test_buy_again_returns_only_what_was_bought() -> None:
+    assert set(build("phase1 buy_again").recommend(query(1, 2, 3), 10, ALLOWED).items.tolist()) == {1, 2, 3}
+
+
+def test_every_kind_is_asked() -> None:
+    assert {build(name).kind for name in BUILDERS} | {"blend"} == set(MODELS)

@@ -1,0 +1,146 @@
+"""Models against arithmetic done by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.compose import Blend, Fallback
+from recsys.dataset import SECONDS_PER_DAY
+from recsys.events import EventType
+from recsys.models.fit.item_item import CosineRecommender, LocalRidgeRecommender
+from recsys.models.fit.popularity import NewArrivalsRecommender, PopularityRecommender, TrendingRecommender
+from recsys.models.frequency import FrequencyModel
+from recsys.models.popularity import OrderModel
+from recsys.models.selection import sum_by_item
+from recsys.ranking import History, Query, top_k
+from tests.factories import START, history, make_dataset, query
+
+RNG = np.random.default_rng(0)
+
+
+def order(name: str, *items: int) -> OrderModel:
+    return OrderModel(np.array(items, np.int32), np.arange(len(items), 0, -1, dtype=np.float32), name)
+
+
+def everything(n: int) -> np.ndarray:
+    return np.ones(n, dtype=np.bool_)
+
+
+@given(
+    st.lists(st.integers(0, 30), unique=True, max_size=30).flatmap(
+        lambda items: st.tuples(st.just(items), st.lists(st.integers(0, 3), min_size=len(items), max_size=len(items)))
+    ),
+    st.integers(0, 40),
+)
+def test_top_k_is_a_sort(pairs: tuple[list[int], list[int]], k: int) -> None:
+    items, scores = pairs
+    found = top_k(np.array(items, np.int32), np.array(scores, np.float32), k)
+    expected = sorted(range(len(items)), key=lambda n: (-scores[n], items[n]))[:k]
+    assert found.tolist() == expected
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(-5, 5)), max_size=60))
+def test_sum_by_item_adds_up_and_leaves_nothing_behind(entries: list[tuple[int, int]]) -> None:
+    items = np.array([item for item, _ in entries], np.int32)
+    scores = np.array([score for _, score in entries], np.float32)
+    for _ in range(2):  # the second call finds the scratch arrays as the first left them
+        unique, sums = sum_by_item(items, scores, 21)
+        found = dict(zip(unique.tolist(), sums.tolist(), strict=True))
+        assert found == {i: sum(s for j, s in entries if j == i) for i in set(items.tolist())}
+
+
+def test_frequency_halves_each_purchase_by_age() -> None:
+    past = History(np.array([4, 4, 9], np.int32), np.array([3, 3, 3], np.uint8), np.array([90, 0, 0], dtype=np.float32))
+    ranking = FrequencyModel(10, half_life_days=90.0).recommend(Query(history=past), 5, everything(10))
+    # Item 4: one half for ninety days ago, and one for today; item 9: one.
+    assert dict(zip(ranking.items.tolist(), ranking.scores.tolist(), strict=True)) == {4: 1.5, 9: 1.0}
+    assert ranking.because.tolist() == [4, 9]
+
+
+def test_frequency_counts_purchases_only() -> None:
+    viewed = Query(history=history(1, 2, kind=EventType.VIEW))
+    assert len(FrequencyModel(5, 90.0).recommend(viewed, 5, everything(5))) == 0
+
+
+def test_popularity_prefers_the_recent() -> None:
+    day = SECONDS_PER_DAY
+    rows = [(START, 0, 0, "purchase"), (START, 1, 0, "purchase"), (START + 20 * day, 0, 1, "purchase")]
+    dataset = make_dataset(rows, n_items=3, n_users=2)
+    model = PopularityRecommender(half_life_days=10.0).fit(dataset, START + 20 * day, RNG)
+    # Two purchases twenty days ago count 2 * 5 / 4, one of today 5; what nobody bought stands last.
+    assert model.order.tolist() == [1, 0, 2]
+    assert model.scores.tolist() == pytest.approx([5.0, 2.5, 0.0])
+
+
+def test_trending_is_more_than_usual_not_the_most() -> None:
+    day = SECONDS_PER_DAY
+    steady = [(START + n * day, 0, 0, "view") for n in range(63)]
+    rising = [(START + (56 + n) * day, 1, 1, "view") for n in range(6)]
+    model = TrendingRecommender().fit(make_dataset(steady + rising, n_items=3, n_users=2), START + 63 * day, RNG)
+    assert model.order.tolist()[0] == 1
+    assert 2 not in model.order.tolist()
+
+
+def test_new_arrivals_are_recent_and_nothing_else() -> None:
+    dataset = make_dataset([(START, 0, 0, "view")], n_items=3, n_users=1)
+    dataset.catalogue.listed_second[:] = [START, START - 90 * SECONDS_PER_DAY, START + 5]
+    model = NewArrivalsRecommender(days=30).fit(dataset, START + 1, RNG)
+    assert model.order.tolist() == [0]  # item 1 is old, item 2 is not listed yet
+
+
+def test_cosine_of_two_items() -> None:
+    # Item 0 has shoppers 0, 1; item 1 shoppers 1, 2; item 2 shopper 2. Without shrinkage and decay, equal weights.
+    rows = [(START, 0, 0), (START, 1, 0), (START, 1, 1), (START, 2, 1), (START, 2, 2)]
+    dataset = make_dataset([(*row, "purchase") for row in rows], n_items=3, n_users=3)
+    recommender = CosineRecommender(shrinkage=0.0, half_life_days=1e9, reads="context")
+    ranking = recommender.fit(dataset, START, RNG).recommend(query(1), 5, everything(3))
+    # cos(1, 0) = 1 / (sqrt 2 * sqrt 2), cos(1, 2) = 1 / (sqrt 2 * 1), cos(1, 1) is never an answer.
+    assert ranking.items.tolist() == [2, 0]
+    assert ranking.scores.tolist() == pytest.approx([2**-0.5, 0.5])
+    assert ranking.because.tolist() == [1, 1]
+
+
+def test_local_ridge_is_ridge_regression_on_the_neighbours() -> None:
+    rng = np.random.default_rng(3)
+    seen = rng.random((30, 6)) < 0.5
+    rows = [(START, int(u), int(i), "purchase") for u, i in zip(*np.nonzero(seen), strict=True)]
+    dataset = make_dataset(rows, n_items=6, n_users=30)
+    recommender = LocalRidgeRecommender(
+        neighbours=5, regularization=2.0, shopper_exponent=0.0, item_exponent=0.0, min_shoppers=1, half_life_days=1e9
+    )
+    model = recommender.fit(dataset, START, RNG)
+    x = seen.astype(float)
+    for item in range(6):
+        others = [j for j in range(6) if j != item]
+        expected = np.linalg.solve(x[:, others].T @ x[:, others] + 2.0 * np.eye(5), x[:, others].T @ x[:, item])
+        for j, weight in zip(others, expected, strict=True):
+            part = slice(int(model.indptr[j]), int(model.indptr[j + 1]))
+            stored = dict(zip(model.items[part].tolist(), model.weights[part].tolist(), strict=True))
+            assert stored[item] == pytest.approx(weight, rel=1e-4)
+
+
+def test_a_blend_adds_normalised_scores_and_names_the_strongest_part() -> None:
+    blend = Blend((order("a", 0, 1), order("b", 1, 2)), (1.0, 0.8), depth=10, name="ab")
+    ranking = blend.recommend(Query(), 5, everything(3))
+    # a: 0 -> 1, 1 -> 1/2; b: 1 -> 0.8, 2 -> 0.4. Item 1 has 1.3 and owes most of it to b.
+    assert ranking.items.tolist() == [1, 0, 2]
+    assert ranking.scores.tolist() == pytest.approx([1.3, 1.0, 0.4])
+    assert ranking.sources == ("b", "a", "b")
+
+
+def test_a_weight_of_zero_leaves_a_model_out() -> None:
+    blend = Blend((order("a", 0), order("b", 1)), (1.0, 0.0), depth=10, name="ab")
+    assert blend.recommend(Query(), 5, everything(2)).items.tolist() == [0]
+
+
+@given(st.integers(0, 8), st.lists(st.booleans(), min_size=6, max_size=6))
+def test_a_fallback_fills_up_with_whatever_is_eligible(k: int, allowed: list[bool]) -> None:
+    stack = Fallback((order("first", 3, 1), order("last", 0, 1, 2, 3, 4, 5)), "stack")
+    ranking = stack.recommend(Query(), k, np.array(allowed))
+    assert len(ranking) == min(k, sum(allowed))
+    first = [item for item in (3, 1) if allowed[item]]
+    assert ranking.items.tolist()[: len(first)] == first[:k]
+    assert (np.diff(ranking.scores) <= 0).all()
