@@ -29,15 +29,16 @@ class ALSRecommender:
         matrix = interaction_matrix(dataset, at, self.half_life_days)
         # implicit takes the confidence itself; one is that of no evidence.
         matrix.data = np.float32(1.0) + np.float32(self.alpha) * matrix.data
-        library = AlternatingLeastSquares(
-            factors=self.factors,
-            regularization=self.regularization,
-            alpha=1.0,
-            iterations=self.iterations,
-            num_threads=THREADS,
-            random_state=int(rng.integers(2**31)),
-        )
+        # The library warns where BLAS would start threads of its own inside its own.
         with threadpool_limits(1, user_api="blas"):
+            library = AlternatingLeastSquares(
+                factors=self.factors,
+                regularization=self.regularization,
+                alpha=1.0,
+                iterations=self.iterations,
+                num_threads=THREADS,
+                random_state=int(rng.integers(2**31)),
+            )
             library.fit(matrix, show_progress=False)
         factors = np.ascontiguousarray(library.item_factors, dtype=np.float32)
         gram = factors.T @ factors + np.float32(self.regularization) * np.eye(self.factors, dtype=np.float32)

@@ -20,7 +20,7 @@ THREADS: Final = 2
 
 def nearest_items(matrix: sparse.csr_matrix, k: int) -> sparse.csr_matrix:
     """The k largest inner products of each column of `matrix` `(rows, n_items)` with the others, `(n_items, n_items)`."""
-    found = all_pairs_knn(matrix.astype(np.float64), k + 1, num_threads=THREADS, show_progress=False).tocsr()
+    found = all_pairs_knn(sparse.csr_matrix(matrix, dtype=np.float64), k + 1, num_threads=THREADS, show_progress=False).tocsr()
     found.setdiag(0.0)
     found.eliminate_zeros()
     return found
@@ -29,7 +29,7 @@ def nearest_items(matrix: sparse.csr_matrix, k: int) -> sparse.csr_matrix:
 def cosine_columns(matrix: sparse.csr_matrix, shrinkage: float) -> sparse.csr_matrix:
     """Columns scaled so that inner products are cosines, pulled to zero for columns with little support."""
     norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=0)).ravel() + shrinkage)
-    return matrix @ sparse.diags_array(np.float32(1.0) / np.maximum(norms, 1e-6).astype(np.float32))
+    return sparse.csr_matrix(matrix @ sparse.diags_array(np.float32(1.0) / np.maximum(norms, 1e-6).astype(np.float32)))
 
 
 def to_model(
