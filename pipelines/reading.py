@@ -6,6 +6,7 @@ Everything is text here; nothing is judged. Lines that cannot be split into colu
 from __future__ import annotations
 
 import codecs
+import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -56,6 +57,19 @@ def as_utf8(paths: Sequence[Path], encoding: str, folder: Path) -> list[Path]:
     return copies
 
 
+def _header(path: Path, delimiter: str) -> list[str]:
+    """Column names of a CSV file in UTF-8.
+
+    Raises:
+        MappingError: it is empty.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        names = next(csv.reader(file, delimiter=delimiter), [])
+    if not names:
+        raise MappingError(f"{path.name} is empty")
+    return [name.strip() or f"column{n}" for n, name in enumerate(names)]
+
+
 class Reader:
     """A relation over a source's files, and how to name its columns in SQL."""
 
@@ -65,15 +79,12 @@ class Reader:
         """`folder` holds what has to be copied first; the caller removes it."""
         self.source = source
         self._connection = connection
-        files = "[" + ", ".join(quoted(str(path)) for path in as_utf8(paths, source.encoding, folder)) + "]"
+        copies = as_utf8(paths, source.encoding, folder)
+        files = "[" + ", ".join(quoted(str(path)) for path in copies) + "]"
         if source.format == "parquet":
             self.relation = f"read_parquet({files}, union_by_name = true)"
         elif source.format == "csv":
-            self.relation = (
-                f"read_csv({files}, delim = {quoted(source.delimiter)}, header = true, all_varchar = true, quote = '\"', "
-                "escape = '\"', union_by_name = true, null_padding = true, ignore_errors = true, store_rejects = true, "
-                "strict_mode = false, parallel = false)"
-            )
+            self.relation = self._csv(copies)
         else:
             # One column of whole lines: a torn last line must not cost the others.
             self.relation = (
@@ -81,6 +92,25 @@ class Reader:
                 "columns = {'line': 'VARCHAR'}, max_line_size = 16777216)"
             )
         self._types = {name: kind for name, kind, *_ in connection.execute(f"DESCRIBE FROM {self.relation}").fetchall()}
+
+    def _csv(self, paths: Sequence[Path]) -> str:
+        """All columns as text, by the header's names; lines that do not fit go to DuckDB's table of rejects."""
+        delimiter = self.source.delimiter
+        headers = {path: _header(path, delimiter) for path in paths}
+        names = headers[paths[0]]
+        for path, header in headers.items():
+            if header != names:
+                raise MappingError(
+                    f"{path.name} has other columns than {paths[0].name}: make them sources of their own"
+                )
+        if len(set(names)) != len(names):
+            raise MappingError(f"{paths[0].name} names a column twice: {', '.join(names)}")
+        columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in names)
+        files = ", ".join(quoted(str(path)) for path in paths)
+        return (
+            f"read_csv([{files}], auto_detect = false, header = true, delim = {quoted(delimiter)}, quote = '\"', "
+            f"escape = '\"', columns = {{{columns}}}, ignore_errors = true, store_rejects = true)"
+        )
 
     def column(self, name: str | None) -> str:
         """Trimmed text of a column, NULL where it is empty or not mapped.
