@@ -8,7 +8,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help run ingest tables doctor train-phase1 evaluate publish rollback serve mlflow \
-        test check format lint types browser bench-pipeline bench-serve bench-models docs clean
+        test check format lint types browser bench-pipeline bench-stranger bench-serve docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,11 +81,11 @@ check: lint types test ## The one gate: format, lint, strict types, tests
 bench-pipeline: $(VENV)/installed ## 1, 5 and 25 million events through the pipelines
 	$(BIN)/python -m benchmarks.pipeline
 
+bench-stranger: $(VENV)/installed ## 500,000 messy order lines through a proposed mapping
+	$(BIN)/python -m benchmarks.stranger
+
 bench-serve: $(VENV)/installed ## /recommend beside a constant FastAPI route (needs wrk)
 	$(BIN)/python -m benchmarks.serve
-
-bench-models: $(VENV)/installed ## Published data sets, where ../shared/data is present
-	$(BIN)/python -m benchmarks.models
 
 docs: $(VENV)/installed ## Bring the documents' tables up to date with reports/
 	$(RECSYS) docs

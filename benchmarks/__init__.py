@@ -1,0 +1,1 @@
+"""What is compared, each with a make target; figures go to reports/."""

@@ -109,7 +109,13 @@ def test_local_ridge_is_ridge_regression_on_the_neighbours() -> None:
     rows = [(START, int(u), int(i), "purchase") for u, i in zip(*np.nonzero(seen), strict=True)]
     dataset = make_dataset(rows, n_items=6, n_users=30)
     recommender = LocalRidgeRecommender(
-        neighbours=5, regularization=2.0, shopper_exponent=0.0, item_exponent=0.0, min_shoppers=1, half_life_days=1e9
+        neighbours=5,
+        regularization=2.0,
+        shopper_exponent=0.0,
+        item_exponent=0.0,
+        min_shoppers=1,
+        half_life_days=1e9,
+        recency_exponent=0.0,
     )
     model = recommender.fit(dataset, START, RNG)
     x = seen.astype(float)

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from recsys.dataset import Dataset
 from recsys.models.fit.local_ridge import solve_items
-from recsys.models.fit.matrix import incidence_matrix, interaction_matrix
+from recsys.models.fit.matrix import incidence_matrix, interaction_matrix, recency_factor
 from recsys.models.item_item import ItemItemModel, Reads
 from recsys.ranking import PURCHASE
 
@@ -20,7 +20,9 @@ THREADS: Final = 2
 
 def nearest_items(matrix: sparse.csr_matrix, k: int) -> sparse.csr_matrix:
     """The k largest inner products of each column of `matrix` `(rows, n_items)` with the others, `(n_items, n_items)`."""
-    found = all_pairs_knn(sparse.csr_matrix(matrix, dtype=np.float64), k + 1, num_threads=THREADS, show_progress=False).tocsr()
+    found = all_pairs_knn(
+        sparse.csr_matrix(matrix, dtype=np.float64), k + 1, num_threads=THREADS, show_progress=False
+    ).tocsr()
     found.setdiag(0.0)
     found.eliminate_zeros()
     return found
@@ -97,7 +99,8 @@ class LocalRidgeRecommender:
 
     Never inverts an `n_items` squared matrix, so it scales with items times `neighbours` cubed. The Gram matrix counts a
     shopper of n items `n ** -shopper_exponent`; the penalty of an item with n shoppers is
-    `regularization * n ** item_exponent`.
+    `regularization * n ** item_exponent`. The solution knows no time, so what an item is recommended with is scaled by
+    its `recency_factor` to the power of `recency_exponent`.
     """
 
     neighbours: int = 100
@@ -105,6 +108,9 @@ class LocalRidgeRecommender:
     shopper_exponent: float = 0.25
     item_exponent: float = 0.3
     min_shoppers: int = 3
+    recency_half_life_days: float = 15.0
+    recency_exponent: float = 1.0
+    recency_prior: float = 5.0
     k: int = 60
     half_life_days: float = 180.0
     max_items: int = 100
@@ -126,4 +132,6 @@ class LocalRidgeRecommender:
             item_exponent=self.item_exponent,
             min_shoppers=self.min_shoppers,
         )
-        return to_model(weights.T.tocsr(), self.k, self.name, "history", self.half_life_days, self.max_items)
+        recency = recency_factor(dataset, at, self.recency_half_life_days, self.recency_prior) ** self.recency_exponent
+        by_source = sparse.csr_matrix(weights.T @ sparse.diags_array(recency))
+        return to_model(by_source, self.k, self.name, "history", self.half_life_days, self.max_items)

@@ -41,3 +41,17 @@ def incidence_matrix(rows: NDArray[np.int32], items: NDArray[np.int32], shape: t
     matrix = sparse.csr_matrix((np.ones(len(items), dtype=np.float32), (rows, items)), shape=shape)
     matrix.data[:] = 1.0
     return matrix
+
+
+def recency_factor(dataset: Dataset, at: int, half_life_days: float, prior: float) -> NDArray[np.float32]:
+    """`(n_items,)` float32 around 1: how much of an item's demand is recent, against that of all items.
+
+    The share of its events that is left after halving each every `half_life_days`, smoothed by `prior` events of the
+    average share. Above 1 for what is sold now, near 0 for what has gone out of season or of the shelves.
+    """
+    items = dataset.events.item
+    age_days = (at - dataset.events.second) / SECONDS_PER_DAY
+    recent = np.bincount(items, np.exp2(-age_days / half_life_days), minlength=dataset.n_items)
+    total = np.bincount(items, minlength=dataset.n_items)
+    average = recent.sum() / max(1, total.sum())
+    return np.asarray((recent + prior * average) / ((total + prior) * max(average, 1e-12)), dtype=np.float32)
