@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from recsys.compose import Blend, Fallback
 from recsys.dataset import SECONDS_PER_DAY
 from recsys.events import EventType
+from recsys.models.fit.frequency import FrequencyRecommender
 from recsys.models.fit.item_item import CosineRecommender, LocalRidgeRecommender
 from recsys.models.fit.popularity import NewArrivalsRecommender, PopularityRecommender, TrendingRecommender
 from recsys.models.frequency import FrequencyModel
@@ -54,15 +55,28 @@ def test_sum_by_item_adds_up_and_leaves_nothing_behind(entries: list[tuple[int, 
 
 def test_frequency_halves_each_purchase_by_age() -> None:
     past = History(np.array([4, 4, 9], np.int32), np.array([3, 3, 3], np.uint8), np.array([90, 0, 0], dtype=np.float32))
-    ranking = FrequencyModel(10, half_life_days=90.0).recommend(Query(history=past), 5, everything(10))
-    # Item 4: one half for ninety days ago, and one for today; item 9: one.
-    assert dict(zip(ranking.items.tolist(), ranking.scores.tolist(), strict=True)) == {4: 1.5, 9: 1.0}
+    propensity = np.ones(10, dtype=np.float32)
+    propensity[9] = 0.5
+    ranking = FrequencyModel(propensity, half_life_days=90.0).recommend(Query(history=past), 5, everything(10))
+    # Item 4: one half for ninety days ago, and one for today; item 9: one, times its propensity.
+    assert dict(zip(ranking.items.tolist(), ranking.scores.tolist(), strict=True)) == {4: 1.5, 9: 0.5}
     assert ranking.because.tolist() == [4, 9]
 
 
 def test_frequency_counts_purchases_only() -> None:
     viewed = Query(history=history(1, 2, kind=EventType.VIEW))
-    assert len(FrequencyModel(5, 90.0).recommend(viewed, 5, everything(5))) == 0
+    assert len(FrequencyModel(np.ones(5, np.float32), 90.0).recommend(viewed, 5, everything(5))) == 0
+
+
+def test_propensity_is_what_share_of_buyers_came_back() -> None:
+    day = SECONDS_PER_DAY
+    # Two buy items 0 and 1 on day 0; within the last thirty days both buy 0 again, neither buys 1.
+    rows = [(START, u, i, "purchase") for u in (0, 1) for i in (0, 1)]
+    rows += [(START + 20 * day, u, 0, "purchase") for u in (0, 1)]
+    recommender = FrequencyRecommender(half_life_days=1e9, propensity_prior=2.0, propensity_exponent=1.0)
+    model = recommender.fit(make_dataset(rows, n_items=3, n_users=2), START + 40 * day, RNG)
+    # On average 2 of 4 come back. Item 0: (2 + 2 * 1/2) / (2 + 2) / (1/2) = 1.5; item 1: (0 + 1) / 4 * 2 = 0.5.
+    assert model.propensity.tolist() == pytest.approx([1.5, 0.5, 1.0])
 
 
 def test_popularity_prefers_the_recent() -> None:

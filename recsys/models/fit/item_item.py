@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -132,6 +132,7 @@ class LocalRidgeRecommender:
             item_exponent=self.item_exponent,
             min_shoppers=self.min_shoppers,
         )
+        model = to_model(weights.T.tocsr(), self.k, self.name, "history", self.half_life_days, self.max_items)
+        # After the cut to the strongest k: before it, newcomers of little support would crowd out the rest.
         recency = recency_factor(dataset, at, self.recency_half_life_days, self.recency_prior) ** self.recency_exponent
-        by_source = sparse.csr_matrix(weights.T @ sparse.diags_array(recency))
-        return to_model(by_source, self.k, self.name, "history", self.half_life_days, self.max_items)
+        return replace(model, weights=model.weights * recency[model.items])

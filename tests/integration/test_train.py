@@ -1,0 +1,150 @@
+"""The chain from tables to a live bundle on a small shop, with real MLflow; and the command line's manners."""
+
+from __future__ import annotations
+
+import random
+from datetime import date, timedelta
+from pathlib import Path
+
+import orjson
+import pytest
+from mlflow import MlflowClient
+from rich.console import Console
+
+from pipelines.ingest import ingest
+from pipelines.run import build_tables
+from recsys import cli
+from recsys.bundle import load_bundle
+from recsys.dataset import load_dataset, parse_day
+from recsys.errors import UserError
+from recsys.publish import live_version
+from recsys.tracking import CANDIDATE, CHAMPION, REGISTERED_MODEL
+from recsys.train import train
+
+QUIET = Console(quiet=True)
+MAPPING = """
+[shop]
+name = "Corner shop"
+
+[[events]]
+source = "orders"
+files = "orders.csv"
+event_type = "purchase"
+
+[events.columns]
+user_id = "user"
+order_id = "order"
+item_id = "item"
+timestamp = "at"
+"""
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty weeks of sixty shoppers who each have ten favourites; tables built."""
+    folder = tmp_path_factory.mktemp("shop")
+    rng = random.Random(0)
+    lines = ["user,order,item,at"]
+    for week in range(40):
+        for user in range(60):
+            day = parse_day("2023-01-02") // 86_400 + week * 7 + user % 7
+            for n in range(4):
+                item = (user % 6) * 10 + rng.randrange(10) if rng.random() < 0.8 else rng.randrange(60)
+                lines.append(f"u{user},o{week}-{user},i{item},{_iso(day)}T{10 + n}:00:00")
+    (folder / "orders.csv").write_text("\n".join(lines))
+    (folder / "shop.toml").write_text(MAPPING)
+    ingest(folder / "shop.toml", folder / "data", QUIET)
+    build_tables(folder / "data", QUIET)
+    return folder / "data"
+
+
+def _iso(day: int) -> str:
+    return (date(1970, 1, 1) + timedelta(days=day)).isoformat()
+
+
+@pytest.fixture(scope="module")
+def version(shop: Path) -> str:
+    return train(1, shop, search_seconds=0, console=QUIET).version
+
+
+def test_the_bundle_says_what_it_learnt_from_and_how_good_it_is(shop: Path, version: str) -> None:
+    bundle = load_bundle(shop / "bundles" / version)
+    summary = orjson.loads((shop / "tables" / "summary.json").read_bytes())
+    assert bundle.manifest["data"]["fingerprint"] == summary["fingerprint"]
+    assert bundle.manifest["data"]["until"] == summary["until"]
+    assert bundle.manifest["metrics"]["test"]["all purchases"] > 0.2
+    assert len(bundle.histories) == 60
+
+
+@pytest.mark.usefixtures("version")
+def test_mlflow_holds_the_run_and_the_registered_model(shop: Path) -> None:
+    client = MlflowClient(f"sqlite:///{(shop / 'mlflow' / 'mlflow.db').resolve()}")
+    candidate = client.get_model_version_by_alias(REGISTERED_MODEL, CANDIDATE)
+    assert candidate.tags["phase"] == "1"
+    run = client.get_run(str(candidate.run_id))
+    metrics = run.data.metrics
+    for model in ("random", "popularity", "buy_again", "local_ridge", "phase1"):
+        value = metrics[f"test/{model}/all_purchases/ndcg_at_20"]
+        assert metrics[f"test/{model}/all_purchases/ndcg_at_20/low"] <= value
+        assert value <= metrics[f"test/{model}/all_purchases/ndcg_at_20/high"]
+    assert metrics["test/random/all_purchases/ndcg_at_20"] < metrics["test/phase1/all_purchases/ndcg_at_20"]
+    assert run.data.params["frequency_half_life_days"]
+    files = {file.path for file in client.list_artifacts(str(candidate.run_id))}
+    assert {"bundle", "plots", "test.csv", "validation.csv"} <= files
+
+
+def test_nothing_is_trained_twice(shop: Path, version: str) -> None:
+    again = train(1, shop, search_seconds=0, console=QUIET)
+    assert (again.version, again.trained) == (version, False)
+
+
+def test_until_learns_from_before_that_day_only(shop: Path) -> None:
+    result = train(1, shop, until="2023-08-01", search_seconds=0, console=QUIET)
+    bundle = load_bundle(shop / "bundles" / result.version)
+    cut = parse_day("2023-08-01")
+    assert bundle.manifest["data"]["until"] <= cut
+    past = load_dataset(shop / "tables").before(cut)
+    assert len(bundle.histories.items) == len(past.events)
+    with pytest.raises(UserError, match="is not a day"):
+        train(1, shop, until="August", console=QUIET)
+
+
+def test_training_without_tables_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="recsys ingest"):
+        train(1, tmp_path, console=QUIET)
+
+
+def test_a_shop_of_one_order_trains_unevaluated(tmp_path: Path) -> None:
+    (tmp_path / "orders.csv").write_text("user,order,item,at\nu1,o1,i1,2024-01-01\nu1,o1,i2,2024-01-01\n")
+    (tmp_path / "shop.toml").write_text(MAPPING)
+    ingest(tmp_path / "shop.toml", tmp_path / "data", QUIET)
+    build_tables(tmp_path / "data", QUIET)
+    result = train(1, tmp_path / "data", search_seconds=0, console=QUIET)
+    assert load_bundle(tmp_path / "data" / "bundles" / result.version).manifest["metrics"] == {}
+
+
+def run(*arguments: str) -> int:
+    """Exit status of the command line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["recsys", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return int(stopped.value.code or 0)
+
+
+def test_the_command_line_publishes_rolls_back_and_moves_the_champion(shop: Path, version: str) -> None:
+    data = str(shop)
+    other = train(1, shop, search_seconds=0, seed=1, console=QUIET).version
+    assert run("publish", version, "--data-dir", data) == 0
+    assert run("publish", other, "--data-dir", data, "--reason", "newer") == 0
+    assert live_version(shop / "bundles") == other
+    assert run("rollback", "--data-dir", data) == 0
+    assert live_version(shop / "bundles") == version
+    client = MlflowClient(f"sqlite:///{(shop / 'mlflow' / 'mlflow.db').resolve()}")
+    assert client.get_model_version_by_alias(REGISTERED_MODEL, CHAMPION).tags["bundle"] == version
+
+
+def test_a_mistake_prints_one_line_and_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("publish", "--data-dir", str(tmp_path)) == 1
+    error = capsys.readouterr().err
+    assert "error:" in error and "recsys train" in error and "Traceback" not in error
