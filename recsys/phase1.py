@@ -40,11 +40,11 @@ class Phase1Config:
     """What the search decides. The blend's weights are relative to that of `buy_again`, which is 1."""
 
     frequency_half_life_days: float = 90.0
-    ridge_regularization: float = 20.0
+    ridge_regularization: float = 80.0
     ridge_half_life_days: float = 180.0
     ridge_weight: float = 0.1
     popularity_half_life_days: float = 10.0
-    popularity_weight: float = 0.05
+    popularity_weight: float = 0.03
     als_weight: float = 0.0
     session_weight: float = 0.0
     depth: int = 200

@@ -104,14 +104,14 @@ class LocalRidgeRecommender:
     """
 
     neighbours: int = 100
-    regularization: float = 20.0
+    regularization: float = 80.0
     shopper_exponent: float = 0.25
     item_exponent: float = 0.3
     min_shoppers: int = 3
     recency_half_life_days: float = 15.0
     recency_exponent: float = 1.0
     recency_prior: float = 5.0
-    k: int = 60
+    k: int = 100
     half_life_days: float = 180.0
     max_items: int = 100
     name: str = "local_ridge"
