@@ -114,11 +114,13 @@ class Fallback:
 
 
 def _append(first: Ranking, then: Ranking) -> Ranking:
+    """`first`, then what was asked for because it was not enough."""
     if len(first) == 0 or len(then) == 0:
         return first if len(first) else then
     last = first.scores[-1]
+    # Between nothing and half the last score; below it by up to one where that is not positive.
     scores = _normalised(then.scores)
-    scaled = scores * (last * np.float32(0.5) if last > 0 else np.float32(1.0)) + (min(last, 0) - (last <= 0))
+    scaled = scores * last / 2 if last > 0 else scores + last - 1
     return Ranking(
         np.concatenate([first.items, then.items]),
         np.concatenate([first.scores, scaled]).astype(np.float32),

@@ -39,12 +39,12 @@ NAME: Final = "phase1"
 class Phase1Config:
     """What the search decides. The blend's weights are relative to that of `buy_again`, which is 1."""
 
-    frequency_half_life_days: float = 90.0
+    frequency_half_life_days: float = 110.0
     ridge_regularization: float = 80.0
     ridge_half_life_days: float = 180.0
     ridge_weight: float = 0.1
     popularity_half_life_days: float = 10.0
-    popularity_weight: float = 0.03
+    popularity_weight: float = 0.02
     als_weight: float = 0.0
     session_weight: float = 0.0
     depth: int = 200
@@ -55,7 +55,7 @@ DEFAULT: Final = Phase1Config()
 
 def default_params() -> dict[str, Any]:
     """`DEFAULT` as the first trial of a search."""
-    return {name: value for name, value in asdict(DEFAULT).items() if name != "ridge_regularization"}
+    return {name: value for name, value in asdict(DEFAULT).items() if name not in ("ridge_regularization", "depth")}
 
 
 def suggest(trial: optuna.Trial) -> Phase1Config:
@@ -63,12 +63,11 @@ def suggest(trial: optuna.Trial) -> Phase1Config:
     return Phase1Config(
         frequency_half_life_days=trial.suggest_float("frequency_half_life_days", 30.0, 240.0, log=True),
         ridge_half_life_days=trial.suggest_float("ridge_half_life_days", 45.0, 360.0, log=True),
-        ridge_weight=trial.suggest_float("ridge_weight", 0.02, 2.0, log=True),
+        ridge_weight=trial.suggest_float("ridge_weight", 0.02, 0.5, log=True),
         popularity_half_life_days=trial.suggest_categorical("popularity_half_life_days", [5.0, 10.0, 20.0]),
-        popularity_weight=trial.suggest_float("popularity_weight", 0.005, 0.5, log=True),
-        als_weight=trial.suggest_float("als_weight", 0.0, 0.5),
-        session_weight=trial.suggest_float("session_weight", 0.0, 0.5),
-        depth=trial.suggest_categorical("depth", [100, 200, 400]),
+        popularity_weight=trial.suggest_float("popularity_weight", 0.005, 0.2, log=True),
+        als_weight=trial.suggest_categorical("als_weight", [0.0, 0.02, 0.1]),
+        session_weight=trial.suggest_categorical("session_weight", [0.0, 0.02, 0.1]),
     )
 
 

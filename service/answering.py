@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from recsys.bundle import Bundle
-from recsys.events import Surface
+from recsys.events import EVENT_TYPES, Surface
 from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Model, Query, Ranking
 from service.bundles import LiveBundle
 from service.event_log import EventLog
@@ -186,7 +186,8 @@ def _to_history(bundle: Bundle, records: Records, now: float) -> History:
     if len(records) == 0:
         return EMPTY_HISTORY
     rows = bundle.catalogue.rows_of_hashes(records["item"])
-    keep = (rows >= 0) & (records["received"] > bundle.log_until)
+    # The last condition keeps foreign bytes under a key of ours from costing the answer.
+    keep = (rows >= 0) & (records["received"] > bundle.log_until) & (records["type"] < len(EVENT_TYPES))
     age = np.maximum(now - records["received"][keep], 0.0) / 86_400
     return History(rows[keep], records["type"][keep], age.astype(np.float32))
 
