@@ -212,7 +212,9 @@ def load_bundle(directory: Path) -> Bundle:
     manifest = read_manifest(directory)
     verify(directory, manifest)
     arrays: Arrays = {
-        Path(name).stem: np.load(directory / name, mmap_mode="r", allow_pickle=False) for name in manifest["files"]
+        # As plain arrays over the mapped memory: numpy's memmap class makes every slice several times dearer.
+        Path(name).stem: np.asarray(np.load(directory / name, mmap_mode="r", allow_pickle=False))
+        for name in manifest["files"]
     }
     try:
         models = _read_models(manifest["models"], arrays)

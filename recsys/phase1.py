@@ -1,6 +1,8 @@
 """Phase 1: what collaborative filtering is here, what it is compared with, and what the search may change.
 
-Home blends what the shopper buys again with what shoppers like them buy; the other surfaces need no search.
+Home blends what the shopper buys again with what shoppers like them buy, and a little popularity. iALS and session
+neighbours added nothing to it on validation (and iALS would cost a product with every item on the hot path), so they stay
+single models in the tables. The other surfaces need no search.
 """
 
 from __future__ import annotations
@@ -45,9 +47,7 @@ class Phase1Config:
     ridge_weight: float = 0.1
     popularity_half_life_days: float = 10.0
     popularity_weight: float = 0.02
-    als_weight: float = 0.0
-    session_weight: float = 0.0
-    depth: int = 200
+    depth: int = 100
 
 
 DEFAULT: Final = Phase1Config()
@@ -66,8 +66,6 @@ def suggest(trial: optuna.Trial) -> Phase1Config:
         ridge_weight=trial.suggest_float("ridge_weight", 0.02, 0.5, log=True),
         popularity_half_life_days=trial.suggest_categorical("popularity_half_life_days", [5.0, 10.0, 20.0]),
         popularity_weight=trial.suggest_float("popularity_weight", 0.005, 0.2, log=True),
-        als_weight=trial.suggest_categorical("als_weight", [0.0, 0.02, 0.1]),
-        session_weight=trial.suggest_categorical("session_weight", [0.0, 0.02, 0.1]),
     )
 
 
@@ -128,17 +126,8 @@ class Workshop:
     def home(self, config: Phase1Config) -> Model:
         """The blend, filled up with popularity."""
         popularity = self.fit(PopularityRecommender(config.popularity_half_life_days))
-        parts: list[tuple[Model, float]] = [
-            (self.fit(FrequencyRecommender(config.frequency_half_life_days)), 1.0),
-            (self._ridge(config), config.ridge_weight),
-            (popularity, config.popularity_weight),
-        ]
-        # What counts nothing is not asked, and not shipped.
-        if config.als_weight > 0:
-            parts.append((self.fit(ALSRecommender()), config.als_weight))
-        if config.session_weight > 0:
-            parts.append((self.fit(SessionKNNRecommender()), config.session_weight))
-        models, weights = zip(*parts, strict=True)
+        models = (self.fit(FrequencyRecommender(config.frequency_half_life_days)), self._ridge(config), popularity)
+        weights = (1.0, config.ridge_weight, config.popularity_weight)
         return Fallback((Blend(models, weights, config.depth, NAME), popularity), NAME)
 
 

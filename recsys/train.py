@@ -34,7 +34,7 @@ from recsys.publish import bundle_versions
 from recsys.ranking import Model
 
 MAX_TRIALS: Final = 200
-SEARCH_CASES: Final = 700
+SEARCH_CASES: Final = 1_000
 """A trial of the search is judged on this many shoppers; the comparison that follows sees all."""
 
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
 
 from service.answering import Answering
 from service.bundles import BundleHolder
@@ -72,8 +73,10 @@ def create_app(
         await log.stop()
         await store.close()
 
-    app = FastAPI(
+    # As FastAPI, with the assets of /docs served from here instead of from a CDN.
+    app = FastAPIOffline(
         title="recsys",
+        redoc_url=None,
         summary="Product recommendations with their reasons.",
         description="`/recommend` answers, `/events` learns; the next answer knows what was accepted.",
         version=holder.live.bundle.version,

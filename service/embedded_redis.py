@@ -44,6 +44,7 @@ def embedded_redis(folder: Path) -> Iterator[str]:
             *("--daemonize", "no", "--logfile", str(log)),
         ],
         stdin=subprocess.DEVNULL,
+        process_group=0,  # Ctrl-C is for the service, which stops this one last
     )
     try:
         deadline = time.monotonic() + START_SECONDS

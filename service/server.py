@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import sys
 import tempfile
 from contextlib import ExitStack
+from types import FrameType
 
 import uvicorn
 
@@ -17,7 +20,7 @@ from service.settings import Settings
 
 
 def serve(settings: Settings) -> None:
-    """Serve until interrupted.
+    """Serve until interrupted, terminated or hung up on; then everything that was started is stopped.
 
     Raises:
         UserError: no bundle is live, the port is taken, or Redis does not start.
@@ -28,6 +31,9 @@ def serve(settings: Settings) -> None:
         raise BundleError(f"no bundle is live in {bundles}: run `recsys train --phase 1 --publish` first")
     read_manifest(bundles / version)
     _require_free(settings.host, settings.port)
+    # uvicorn shuts down at a signal and then raises it again: by default that would end the process before the block does.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(embedded_redis(settings.data_dir / "redis"))
         _export(settings, url)
@@ -46,6 +52,10 @@ def serve(settings: Settings) -> None:
             access_log=False,
             log_level="warning",
         )
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
 
 
 def _require_free(host: str, port: int) -> None:

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.models.selection import gather_rows, rank, sum_by_item
+from recsys.models.selection import gather_rows, rank, strongest_origin, sum_by_item
 from recsys.ranking import EMPTY_RANKING, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray, top_k
 
 Reads = Literal["history", "context", "cart"]
@@ -49,7 +49,7 @@ class ItemItemModel:
         positive = totals > 0
         ranking = rank(self.name, items[positive], totals[positive], k)
         origin = np.repeat(seeds, lengths)[keep]
-        because = _strongest(ranking.items, entries, scores, origin)
+        because = strongest_origin(ranking.items, entries, scores, origin, len(self.indptr) - 1)
         return Ranking(ranking.items, ranking.scores, ranking.sources, because)
 
     def _seeds(self, query: Query) -> tuple[ItemArray, ScoreArray]:
@@ -83,16 +83,3 @@ class ItemItemModel:
     def from_state(cls, state: ModelState) -> Self:
         """See `Model`."""
         return cls(**state.fields())
-
-
-def _strongest(wanted: ItemArray, entries: ItemArray, scores: ScoreArray, origin: ItemArray) -> ItemArray:
-    """For each wanted item the origin of its largest entry. Every wanted item has an entry."""
-    order = np.argsort(wanted)
-    ordered = wanted[order]
-    place = np.minimum(np.searchsorted(ordered, entries), len(ordered) - 1) if len(ordered) else entries
-    hits = np.flatnonzero(ordered[place] == entries) if len(ordered) else np.empty(0, dtype=np.intp)
-    by_item = hits[np.lexsort((-scores[hits], place[hits]))]
-    first = np.searchsorted(place[by_item], np.arange(len(ordered)))
-    because = np.empty(len(wanted), dtype=np.int32)
-    because[order] = origin[by_item[first]]
-    return because

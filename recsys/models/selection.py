@@ -78,3 +78,23 @@ def walk(name: str, order: ItemArray, scores: ScoreArray, k: int, eligible: Mask
     positions = np.concatenate(found)
     items = order[positions]
     return Ranking(items, scores[positions], (name,) * len(items), np.full(len(items), NO_ITEM, dtype=np.int32))
+
+
+def strongest_origin(
+    wanted: ItemArray, entries: ItemArray, scores: ScoreArray, origin: ItemArray, n_items: int
+) -> ItemArray:
+    """For each of the different `wanted` items the origin of its largest entry.
+
+    `entries`, `scores` and `origin` are parallel; every wanted item has an entry. A tie goes to the earlier entry.
+    """
+    if len(wanted) == 0:
+        return wanted
+    _, slot = _SCRATCH.of(n_items)
+    slot[wanted] = np.arange(len(wanted), dtype=np.int32)
+    # Other items' slots hold what earlier calls left: the comparison tells them apart.
+    place = np.minimum(slot[entries], len(wanted) - 1)
+    hits = np.flatnonzero(wanted[place] == entries)
+    place = place[hits]
+    order = np.lexsort((-scores[hits], place))
+    first = np.searchsorted(place[order], np.arange(len(wanted)))
+    return origin[hits[order[first]]]

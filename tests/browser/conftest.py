@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page
 
 from tests.browser.chromium import chromium, find_chromium
-from tests.browser.shop import publish_tiny_shop, running_service
+from tests.shop import publish_tiny_shop, running_service
 
 PATIENCE_MS = 10_000
 CAUSED_BY_THE_TEST = ("net::ERR_FAILED", "404 (Not Found)", "422 (Unprocessable", "503 (Service Unavailable)")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Request, Route, expect
 
-from tests.browser.shop import MARKUP, MARKUP_ITEM
+from tests.shop import MARKUP, MARKUP_ITEM
 
 pytestmark = pytest.mark.browser
 

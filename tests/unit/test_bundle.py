@@ -50,7 +50,7 @@ def test_a_loaded_bundle_answers_like_the_models_it_was_written_from(bundle: Bun
 
 
 def test_arrays_are_mapped_not_read(bundle: Bundle) -> None:
-    assert isinstance(bundle.histories.items, np.memmap)
+    assert isinstance(bundle.histories.items.base, np.memmap)
     assert not bundle.histories.items.flags.writeable
 
 
