@@ -63,9 +63,9 @@ def suggest(trial: optuna.Trial) -> Phase1Config:
     return Phase1Config(
         frequency_half_life_days=trial.suggest_float("frequency_half_life_days", 30.0, 240.0, log=True),
         ridge_half_life_days=trial.suggest_float("ridge_half_life_days", 45.0, 360.0, log=True),
-        ridge_weight=trial.suggest_float("ridge_weight", 0.02, 0.5, log=True),
+        ridge_weight=trial.suggest_float("ridge_weight", 0.02, 10.0, log=True),
         popularity_half_life_days=trial.suggest_categorical("popularity_half_life_days", [5.0, 10.0, 20.0]),
-        popularity_weight=trial.suggest_float("popularity_weight", 0.005, 0.2, log=True),
+        popularity_weight=trial.suggest_float("popularity_weight", 0.005, 10.0, log=True),
     )
 
 
