@@ -350,3 +350,8 @@ def test_landmarks_and_names_for_assistive_technology(page: Page, shop_url: str)
     expect(page.locator("a.skip")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("main")).to_be_focused()
+
+
+def test_the_documentation_page_works_without_a_network(page: Page, shop_url: str) -> None:
+    page.goto(f"{shop_url}/docs")
+    expect(page.get_by_text("/recommend").first).to_be_visible()
