@@ -121,7 +121,7 @@ class LocalRidgeRecommender:
         events = dataset.events
         seen = incidence_matrix(events.shopper, events.item, (dataset.n_shoppers, dataset.n_items))
         degree = np.maximum(np.diff(seen.indptr), 1)
-        shopper_weight = (degree / degree.mean()) ** -self.shopper_exponent
+        shopper_weight = (degree / max(1.0, degree.sum() / max(1, len(degree)))) ** -self.shopper_exponent
         scaled = sparse.diags_array(np.sqrt(shopper_weight).astype(np.float32)) @ seen
         nearest = nearest_items(cosine_columns(scaled.tocsr(), 1.0), self.neighbours)
         weights = solve_items(
