@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from recsys.errors import UserError
 
@@ -182,5 +183,15 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
-        sys.exit(1)
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("recsys", "pipelines", "service"):
+            raise  # not a missing library but a mistake of ours
+        _fail(
+            f"{error.name} is not installed; training and pipelines need: pip install '.[train]', serving: '.[serve]'"
+        )
+
+
+def _fail(message: str) -> None:
+    Console(stderr=True).print(Text("error: ", style="red") + Text(message), soft_wrap=True)
+    sys.exit(1)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from recsys.errors import UserError
 from recsys.events import EVENT_CODE
 from recsys.ranking import History, ItemArray
+from recsys.tables import INTERACTIONS, ITEMS, Table
 
 SECONDS_PER_DAY: Final = 86_400
 
@@ -147,15 +148,34 @@ def parse_day(day: str) -> int:
     return int(datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
 
 
+_POLARS_TYPE: Final[dict[str, pl.DataType]] = {
+    "VARCHAR": pl.String(),
+    "TIMESTAMP": pl.Datetime("us"),
+    "BIGINT": pl.Int64(),
+    "INTEGER": pl.Int32(),
+    "FLOAT": pl.Float32(),
+    "BOOLEAN": pl.Boolean(),
+}
+
+
+def _check(table: Table, path: Path) -> None:
+    """Compare a file's columns with their declaration; keys and nulls were checked when it was written."""
+    if not path.exists():
+        raise TablesMissingError(f"{path} is missing: run `recsys tables` first")
+    declared = {column.name: _POLARS_TYPE[column.type] for column in table.columns}
+    found = dict(pl.read_parquet_schema(path))
+    if found != declared:
+        raise TablesMissingError(f"{path} has columns {found}, declared are {declared}: run `recsys tables` again")
+
+
 def load_dataset(tables: Path) -> Dataset:
     """Read `interactions.parquet` and `items.parquet` (see `recsys.tables`) below `tables`.
 
     Raises:
-        TablesMissingError: a table is missing.
+        TablesMissingError: a table is missing, or has other columns than declared.
     """
-    for name in ("interactions", "items"):
-        if not (tables / f"{name}.parquet").exists():
-            raise TablesMissingError(f"{tables / name}.parquet is missing: run `recsys tables` first")
+    for table in (INTERACTIONS, ITEMS):
+        _check(table, tables / f"{table.name}.parquet")
     items = pl.read_parquet(tables / "items.parquet").sort("item_id")
     interactions = pl.read_parquet(
         tables / "interactions.parquet",

@@ -7,6 +7,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import orjson
+import polars as pl
 import pytest
 from mlflow import MlflowClient
 from rich.console import Console
@@ -15,7 +16,7 @@ from pipelines.ingest import ingest
 from pipelines.run import build_tables
 from recsys import cli
 from recsys.bundle import load_bundle
-from recsys.dataset import load_dataset, parse_day
+from recsys.dataset import TablesMissingError, load_dataset, parse_day
 from recsys.errors import UserError
 from recsys.publish import live_version
 from recsys.tracking import CANDIDATE, CHAMPION, REGISTERED_MODEL
@@ -112,6 +113,14 @@ def test_until_learns_from_before_that_day_only(shop: Path) -> None:
 def test_training_without_tables_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="recsys ingest"):
         train(1, tmp_path, console=QUIET)
+
+
+def test_tables_of_another_shape_are_refused(tmp_path: Path, shop: Path) -> None:
+    for name in ("items", "interactions"):
+        frame = pl.read_parquet(shop / "tables" / f"{name}.parquet")
+        frame.drop("title", strict=False).write_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(TablesMissingError, match="run `recsys tables` again"):
+        load_dataset(tmp_path)
 
 
 def test_a_shop_of_one_order_trains_unevaluated(tmp_path: Path) -> None:
