@@ -151,8 +151,8 @@ def write_bundle(
     """Write a bundle below `bundles` and return its directory; it appears whole or not at all.
 
     `dataset` is what the models were fitted on, `at` (Unix second) the moment that histories are aged to.
-    `metadata` must hold `data` (`since`, `until`: Unix seconds, `fingerprint`, `log_until`), and may hold `params`
-    and `metrics`; it becomes part of the manifest.
+    `metadata` must hold `currency` and `data` (`since`, `until`: Unix seconds, `fingerprint`, `log_until`), and may hold
+    `params` and `metrics`; it becomes part of the manifest.
     """
     catalogue = pack_catalogue(dataset.catalogue)
     histories = pack_histories(dataset, at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,16 +31,15 @@ class LiveBundle:
     """`(n_items,)` bool in memory; copied, never changed, by a request."""
     head: bytes = field(init=False)
     """The constant members of every answer, as JSON."""
+    currency: bytes = field(init=False)
+    """The currency as a JSON string."""
 
     def __post_init__(self) -> None:
-        manifest = self.bundle.manifest
-        constant = {
-            "model_version": self.bundle.version,
-            "phase": self.bundle.phase,
-            "currency": manifest.get("currency", "USD"),
-        }
+        currency = self.bundle.manifest["currency"]
+        constant = {"model_version": self.bundle.version, "phase": self.bundle.phase, "currency": currency}
         object.__setattr__(self, "available", np.array(self.bundle.catalogue.available))
         object.__setattr__(self, "head", orjson.dumps(constant)[1:-1])
+        object.__setattr__(self, "currency", orjson.dumps(currency))
 
     @cached_property
     def category_names(self) -> tuple[str, ...]:
@@ -79,19 +79,19 @@ class LiveBundle:
         return "\n".join(lowered), starts
 
     def search(self, words: str, limit: int) -> list[int]:
-        """Rows of available items whose title holds `words`, the most popular first among the first thousand found."""
+        """Rows of available items whose title holds every word, the most popular first."""
         text, starts = self._search_text
-        wanted = words.lower().replace("\n", " ").strip()
-        found: list[int] = []
-        position = text.find(wanted)
-        while position >= 0 and len(found) < 1_000:
-            row = int(np.searchsorted(starts, position, side="right")) - 1
-            if self.available[row]:
-                found.append(row)
-            position = text.find(wanted, starts[row + 1]) if row + 1 < len(starts) else -1
+        wanted = sorted(words.lower().split(), key=len, reverse=True)
+        if not wanted:
+            return []
         mask = np.zeros(len(self.available), dtype=np.bool_)
-        mask[found] = True
-        return [int(row) for row in self.bundle.popularity.recommend(Query(), limit, mask).items]
+        position = text.find(wanted[0])
+        while position >= 0:
+            row = bisect_right(starts, position) - 1
+            end = starts[row + 1] if row + 1 < len(starts) else len(text)
+            mask[row] = all(text.find(word, starts[row], end) >= 0 for word in wanted[1:])
+            position = text.find(wanted[0], end)
+        return [int(row) for row in self.bundle.popularity.recommend(Query(), limit, mask & self.available).items]
 
     def popular_ids(self) -> list[str]:
         """Ids of the most popular items."""

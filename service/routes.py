@@ -88,19 +88,21 @@ class Routes:
 
     async def item(self, item_id: str) -> Response:
         """One item of the catalogue."""
-        catalogue = self._holder.live.bundle.catalogue
+        live = self._holder.live
+        catalogue = live.bundle.catalogue
         row = catalogue.row(item_id)
         if row == NO_ITEM:
             return _problem(404, f"item {item_id!r} is not in the catalogue")
         available = b"true" if catalogue.available[row] else b"false"
-        return Response(b'{%b,"available":%b}' % (catalogue.fragment(row), available), media_type=JSON)
+        body = b'{%b,"available":%b,"currency":%b}' % (catalogue.fragment(row), available, live.currency)
+        return Response(body, media_type=JSON)
 
     async def search(self, q: str = "") -> Response:
-        """Items whose title holds the words, the most popular first."""
+        """Items whose title holds every word, the most popular first."""
         live = self._holder.live
-        rows = live.search(q, SEARCH_LIMIT) if q.strip() else []
+        rows = live.search(q, SEARCH_LIMIT)
         items = b",".join(b"{%b}" % live.bundle.catalogue.fragment(row) for row in rows)
-        return Response(b'{"items":[%b]}' % items, media_type=JSON)
+        return Response(b'{"currency":%b,"items":[%b]}' % (live.currency, items), media_type=JSON)
 
     async def shoppers(self) -> Response:
         """A few known shoppers, to try the storefront as."""

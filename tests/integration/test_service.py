@@ -194,12 +194,16 @@ def test_the_next_request_after_an_accepted_event_sees_it(client: httpx.Client) 
 
 
 def test_items_search_and_docs(client: httpx.Client) -> None:
-    assert client.get("/items/item-01").json()["available"] is True
+    found = client.get("/items/item-01").json()
+    assert (found["available"], found["currency"]) == (True, "USD")
     assert client.get("/items/i/0 0").json()["item_id"] == "i/0 0"
     assert client.get("/items/nothing").status_code == 404
-    found = [item["title"] for item in client.get("/search", params={"q": "cheese"}).json()["items"]]
-    assert set(found) == {"CREAM CHEESE 8 OZ", "SHREDDED CHEESE"}
-    assert client.get("/search").json() == {"items": []}
+    titles = [item["title"] for item in client.get("/search", params={"q": "cheese"}).json()["items"]]
+    assert set(titles) == {"CREAM CHEESE 8 OZ", "SHREDDED CHEESE"}
+    assert {item["title"] for item in client.get("/search", params={"q": "8 oz cream"}).json()["items"]} == {
+        "CREAM CHEESE 8 OZ"
+    }
+    assert client.get("/search").json() == {"currency": "USD", "items": []}
     schema = client.get("/openapi.json").json()
     assert {"user_id", "k", "category"} <= {p["name"] for p in schema["paths"]["/recommend"]["get"]["parameters"]}
     assert "recsys_answers_total" in client.get("/metrics").text
