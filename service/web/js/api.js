@@ -28,7 +28,10 @@ async function ask(path, options = {}) {
     throw new ServiceError("The shop's service does not answer.", 0);
   }
   const body = await response.json().catch(() => null);
-  if (response.ok && body !== null) return body;
+  if (response.ok && body !== null) {
+    useCurrency(body.currency);
+    return body;
+  }
   const detail = typeof body?.detail === "string" ? body.detail : `The service answered ${response.status}.`;
   throw new ServiceError(detail, response.ok ? 502 : response.status, body);
 }
@@ -41,7 +44,6 @@ export async function recommend(question, signal) {
   }
   const started = performance.now();
   const answer = await ask(`recommend?${query}`, { signal });
-  useCurrency(answer.currency);
   return { ...answer, took_ms: performance.now() - started };
 }
 
