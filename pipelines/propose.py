@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -14,9 +17,9 @@ import polars as pl
 
 from recsys.errors import UserError
 
-SAMPLE_BYTES: Final = 1 << 20
+SAMPLE_CHARS: Final = 1 << 20
 SAMPLE_ROWS: Final = 2_000
-ENCODINGS: Final = ("utf-8-sig", "cp1252")
+ENCODINGS: Final = ("utf-8", "cp1252", "latin-1")
 
 # Column names, folded to lower-case letters and digits, in the order of preference.
 NAMES: Final[Mapping[str, Sequence[str]]] = {
@@ -204,29 +207,31 @@ def _sample(path: Path) -> Sample:
         return Sample(path, "parquet", columns, roles=_roles(columns))
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         raise UserError(f"{path}: only .csv, .tsv, .txt and .parquet files can be looked at")
-    with path.open("rb") as file:
-        head = file.read(SAMPLE_BYTES)
-    head = head[: head.rfind(b"\n") + 1] or head
-    encoding, text = _decode(path, head)
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t|", key=first.count)
-    rows = list(csv.reader(text.splitlines(), delimiter=delimiter))[: SAMPLE_ROWS + 1]
+    encoding = _encoding(path)
+    with path.open(encoding=encoding, newline="") as file:
+        text = file.read(SAMPLE_CHARS)
+    text = (text[: text.rfind("\n") + 1] or text).removeprefix("\ufeff")
+    delimiter = max(",;\t|", key=text.split("\n", 1)[0].count)
+    rows = list(islice(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), SAMPLE_ROWS + 1))
     names = [name.strip() for name in rows[0]] if rows else []
     columns = {name: [row[n].strip() if n < len(row) else "" for row in rows[1:]] for n, name in enumerate(names)}
     return Sample(path, "csv", columns, encoding, delimiter, _roles(columns))
 
 
-def _decode(path: Path, head: bytes) -> tuple[str, str]:
-    """The encoding's name and the text. The whole file decides between UTF-8 and not."""
-    for encoding in ENCODINGS:
+def _encoding(path: Path) -> str:
+    """The first encoding that reads the whole file; the last of them reads anything."""
+    with path.open("rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return "utf-16"
+    for encoding in ENCODINGS[:-1]:
         try:
-            with path.open(encoding=encoding) as file:
-                while file.read(SAMPLE_BYTES):
+            with path.open(encoding=encoding) as text:
+                while text.read(SAMPLE_CHARS):
                     pass
-            return ("utf-8" if encoding == "utf-8-sig" else encoding), head.decode(encoding, errors="replace")
         except UnicodeDecodeError:
             continue
-    return "latin-1", head.decode("latin-1")
+        return encoding
+    return ENCODINGS[-1]
 
 
 def _roles(columns: Iterable[str]) -> dict[str, str]:

@@ -123,6 +123,17 @@ def test_times_follow_the_zone_of_the_mapping(tmp_path: Path) -> None:
     assert built(tmp_path, mapping)["interactions"]["occurred_at"].to_list() == [datetime(2024, 5, 3, 8, 0)]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_encodings_line_ends_and_quoted_newlines(tmp_path: Path, encoding: str) -> None:
+    text = 'order_id,user_id,product_id,name,price,date\r\no1,17850.0,1,"Käse\r\n""alt""","1,200.50",2024-05-01 10:00:00\r\n'
+    (tmp_path / "orders.csv").write_bytes(text.encode(encoding))
+    mapping = tmp_path / "shop.toml"
+    mapping.write_text(propose_mapping([tmp_path / "orders.csv"]))
+    tables = built(tmp_path, mapping)
+    assert tables["interactions"].select("user_id", "item_id", "price_cents").rows() == [("17850", "1", 120_050)]
+    assert tables["items"]["title"].to_list() == ['Käse\r\n"alt"']
+
+
 def test_a_clickstream_with_a_catalogue(tmp_path: Path) -> None:
     (tmp_path / "clicks.csv").write_text(
         "event_time,event_type,product_id,user_id,user_session,price\n"
