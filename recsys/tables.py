@@ -85,6 +85,7 @@ RAW_ITEMS: Final = Table(
         _c("attributes", "VARCHAR", "JSON object", nullable=True),
         _c("available", "VARCHAR", "true, false, or null where the catalogue does not say", nullable=True),
         _c("listed_at", "TIMESTAMP", "", nullable=True),
+        _c("changed_at", "TIMESTAMP", "when our own service took the change; null for imports", nullable=True),
     ),
 )
 
@@ -162,6 +163,7 @@ ITEMS: Final = Table(
             "the catalogue's, else the one last paid",
             nullable=True,
         ),
+        _c("listed_price_cents", "BIGINT", "the catalogue's own", nullable=True),
         _c("image_url", "VARCHAR", "", nullable=True),
         _c("attributes", "VARCHAR", "JSON object of everything else the catalogue says", nullable=True),
         _c("available", "BOOLEAN", "may be recommended"),

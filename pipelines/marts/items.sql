@@ -25,6 +25,7 @@ SELECT
     stg_items.category,
     stg_items.brand,
     COALESCE(stg_items.price_cents, paid.price_cents) AS price_cents,
+    stg_items.price_cents AS listed_price_cents,
     stg_items.image_url,
     stg_items.attributes,
     -- With a complete catalogue, what it does not list may not be recommended.
