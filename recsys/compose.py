@@ -11,6 +11,7 @@ from typing import ClassVar, Final, Self
 import numpy as np
 
 from recsys.models.als import ALSModel
+from recsys.models.content import ContentModel
 from recsys.models.frequency import FrequencyModel
 from recsys.models.item_item import ItemItemModel
 from recsys.models.popularity import CategoryPopularityModel, OrderModel
@@ -135,6 +136,7 @@ MODELS: Final[dict[str, type[Model]]] = {
         ALSModel,
         Blend,
         CategoryPopularityModel,
+        ContentModel,
         Fallback,
         FrequencyModel,
         ItemItemModel,

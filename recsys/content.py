@@ -68,7 +68,9 @@ def category_levels(path: str | None) -> list[str]:
 def attribute_values(value: Any) -> list[str]:
     """An attribute's values as text; none where it is empty or no scalar."""
     members = value if isinstance(value, (list, tuple)) else [value]
-    return [str(member).strip()[:120] for member in members if isinstance(member, (str, int, float)) and str(member).strip()]
+    return [
+        str(member).strip()[:120] for member in members if isinstance(member, (str, int, float)) and str(member).strip()
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,9 @@ class FeatureEncoder:
                     known = known[np.argsort(-self.idf[known], kind="stable")[: block.slots]]
                 features[start : start + len(known)] = known
             start += block.slots
-        weights = np.where(features >= 0, self.idf[features], np.float32(0.0))
+        weights = np.zeros(self.width, dtype=np.float32)
+        known = features >= 0
+        weights[known] = self.idf[features[known]]
         length = float(np.sqrt((weights * weights).sum()))
         return features, (weights / length if length > 0 else weights).astype(np.float32)
 

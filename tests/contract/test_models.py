@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from recsys.compose import MODELS, Blend, Fallback, model_from_state
 from recsys.models.fit.als import ALSRecommender
+from recsys.models.fit.content import ContentRecommender
 from recsys.models.fit.frequency import FrequencyRecommender
 from recsys.models.fit.item_item import BasketRecommender, CosineRecommender, LocalRidgeRecommender
 from recsys.models.fit.matrix import Recommender
@@ -39,6 +41,15 @@ def blend() -> Model:
     return Fallback((Blend(parts, (1.0, 0.5, 0.1), 20, "blend"), fitted(PopularityRecommender())), "stack")
 
 
+def fitted_content() -> Model:
+    """Half of the items have never been sold; the content model ranks those."""
+    keep = DATASET.events.item % 4 < 2
+    dataset = replace(DATASET, events=DATASET.events.take(keep))
+    return ContentRecommender(epochs=40, snapshots=1, window_days=10.0, cold_share=0.4).fit(
+        dataset, DATASET.until, np.random.default_rng(0)
+    )
+
+
 BUILDERS: dict[str, Callable[[], Model]] = {
     "random": lambda: fitted(RandomRecommender()),
     "popularity": lambda: fitted(PopularityRecommender()),
@@ -53,6 +64,7 @@ BUILDERS: dict[str, Callable[[], Model]] = {
     "local_ridge": lambda: fitted(LocalRidgeRecommender()),
     "als": lambda: fitted(ALSRecommender(factors=8)),
     "session_knn": lambda: fitted(SessionKNNRecommender()),
+    "content": lambda: fitted_content(),
     "blend": blend,
     **{
         f"phase1 {surface}": lambda surface=surface: phase1()[surface]  # type: ignore[misc]
@@ -156,6 +168,14 @@ def test_collaborative_models_find_the_checkerboard(name: str, parity: int) -> N
     mask[seen] = False
     ranking = build(name).recommend(query(*seen), 5, mask)
     assert len(ranking) == 5
+    assert {int(item) % 2 for item in ranking.items} == {parity}
+
+
+@pytest.mark.parametrize("parity", [0, 1])
+def test_content_ranks_unsold_items_by_what_they_are(parity: int) -> None:
+    ranking = build("content").recommend(query(parity, parity + 4, parity + 8), 8, ALLOWED)
+    assert len(ranking) == 8
+    assert all(int(item) % 4 >= 2 for item in ranking.items), "only what was never sold"
     assert {int(item) % 2 for item in ranking.items} == {parity}
 
 

@@ -89,12 +89,13 @@ def fit_features(catalogue: Catalogue) -> ItemFeatures:
     kept = [(key, n) for key, n in counts.items() if n >= MIN_ITEMS]
     kept.sort(key=lambda pair: (-pair[1], pair[0]))
     kept = kept[:MAX_FEATURES]
-    used = {block for (block, _), _ in kept}
+    used = {block for (block, _), _ in kept} | {"text"}
     encoder = FeatureEncoder(
         plan=plan,
         blocks=tuple(Block(name, _slots(name, widest[name])) for name in sorted(used)),
         vocabulary=_vocabulary([key for key, _ in kept]),
-        idf=np.log(max(1, len(contents)) / np.array([n for _, n in kept] or [1])).astype(np.float32)[: len(kept)] + np.float32(1e-3),
+        idf=np.log(max(1, len(contents)) / np.array([n for _, n in kept] or [1])).astype(np.float32)[: len(kept)]
+        + np.float32(1e-3),
     )
     features = np.full((len(catalogue), encoder.width), -1, dtype=np.int32)
     weights = np.zeros((len(catalogue), encoder.width), dtype=np.float32)
@@ -107,7 +108,7 @@ def fit_features(catalogue: Catalogue) -> ItemFeatures:
 
 
 def _slots(block: str, widest: int) -> int:
-    return min(widest, MAX_TEXT_SLOTS if block == "text" else MAX_VALUE_SLOTS)
+    return min(max(1, widest), MAX_TEXT_SLOTS if block == "text" else MAX_VALUE_SLOTS)
 
 
 def _vocabulary(keys: Sequence[tuple[str, str]]) -> HashIndex:
@@ -127,7 +128,9 @@ def _plan(contents: Sequence[ItemContent]) -> ContentPlan:
                 several.add(name)
     attributes = [name for name, n in sorted(present.items(), key=lambda pair: (-pair[1], pair[0])) if n >= MIN_ITEMS]
     own = tuple(attributes[:MAX_ATTRIBUTES])
-    prices = [content.price_cents for content in contents if content.price_cents is not None and content.price_cents > 0]
+    prices = [
+        content.price_cents for content in contents if content.price_cents is not None and content.price_cents > 0
+    ]
     edges: tuple[int, ...] = ()
     if len(prices) >= PRICE_CLASSES:
         edges = tuple(int(edge) for edge in np.unique(np.quantile(prices, np.linspace(0, 1, PRICE_CLASSES + 1)[1:-1])))
@@ -158,7 +161,7 @@ def _odd(
     values = Counter(block for block, _ in counts)
     single = Counter(block for (block, _), times in counts.items() if times < MIN_ITEMS)
     for block, distinct in sorted(values.items()):
-        if distinct > MANY_VALUES and " x " not in block and block != "text" and single[block] > distinct / 2:
+        if distinct > MANY_VALUES and " x " not in block and block != "text" and single[block] > 0.9 * distinct:
             yield (
                 f"{block!r} has {distinct:,} different values, {single[block]:,} of them on one item only: "
                 "those are left out (is it an identifier?)"

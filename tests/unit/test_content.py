@@ -1,0 +1,102 @@
+"""What of an item's content becomes a feature, and what odd content does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import orjson
+import pytest
+
+from recsys.content import FeatureEncoder, ItemContent, category_levels, words
+from recsys.ids import HashIndex
+from recsys.models.fit.content import ContentRecommender
+from recsys.models.fit.features import fit_features, item_contents
+from recsys.ranking import Query
+from tests.factories import checkerboard, history, make_catalogue
+
+
+def test_words_are_different_and_lower_case_and_keep_numbers() -> None:
+    assert words("Milk 1.5 L, MILK!") == ["milk", "1.5", "l"]
+
+
+def test_scripts_without_spaces_become_pairs_of_characters() -> None:
+    assert words("有機牛乳") == ["有機", "機牛", "牛乳"]
+
+
+def test_a_category_is_also_everything_above_it() -> None:
+    assert category_levels("A > B > C") == ["A", "A > B", "A > B > C"]
+    assert category_levels(None) == []
+
+
+def test_an_encoder_that_went_through_plain_data_encodes_alike() -> None:
+    found = fit_features(make_catalogue(40))
+    params = orjson.loads(orjson.dumps(found.encoder.params()))
+    vocabulary = HashIndex(found.encoder.vocabulary.hashes.copy(), found.encoder.vocabulary.rows.copy())
+    again = FeatureEncoder.from_params(params, vocabulary, found.encoder.idf.copy())
+    for row, content in enumerate(item_contents(make_catalogue(40))):
+        features, weights = again.encode(content)
+        assert features.tolist() == found.features[row].tolist()
+        assert weights.tolist() == found.weights[row].tolist()
+
+
+def test_weights_of_an_item_have_length_one() -> None:
+    found = fit_features(make_catalogue(40))
+    np.testing.assert_allclose((found.weights**2).sum(axis=1), 1.0, rtol=1e-5)
+
+
+def test_an_item_of_which_nothing_is_known_has_no_feature() -> None:
+    encoder = fit_features(make_catalogue(40)).encoder
+    for content in (ItemContent(), ItemContent(title="??", category="Unheard of", brand=" ", attributes={"x": None})):
+        features, weights = encoder.encode(content)
+        assert (features < 0).all() and (weights == 0).all()
+
+
+def test_spare_rows_have_no_features() -> None:
+    found = fit_features(make_catalogue(40).with_spare(5))
+    assert (found.features[40:] < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        ({"titles": tuple(f"i{n}" if n < 3 else f"Item {n}" for n in range(40))}, "3 of 40 items have no title"),
+        ({"category": np.full(40, -1, dtype=np.int32)}, "40 of 40 items have no category"),
+        ({"listed_price_cents": np.r_[np.full(3_999, 100), 10**11]}, "cost more than"),
+        (
+            {"attributes": tuple(orjson.dumps({"serial": n}).decode() for n in range(4_000))},
+            "'serial' has 4,000 different",
+        ),
+    ],
+)
+def test_odd_content_trains_with_a_warning_that_names_it(
+    change: dict[str, object], warning: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    wide = "attributes" in change or "listed_price_cents" in change
+    catalogue = replace(make_catalogue(4_000 if wide else 40), **change)  # type: ignore[arg-type]
+    found = fit_features(catalogue)
+    assert any(warning in text for text in found.warnings), found.warnings
+    assert warning in caplog.text
+
+
+def test_attributes_that_are_no_object_count_as_none() -> None:
+    catalogue = replace(make_catalogue(2), attributes=("[1]", "{torn"))
+    assert [content.attributes for content in item_contents(catalogue)] == [{}, {}]
+
+
+def test_a_shop_without_events_or_without_content_still_fits() -> None:
+    shop = checkerboard()
+    nothing = replace(shop, events=shop.events.take(slice(0, 0)))
+    bare = replace(
+        shop,
+        catalogue=replace(
+            shop.catalogue,
+            titles=shop.catalogue.item_ids,
+            brands=(None,) * 40,
+            category=np.full(40, -1, dtype=np.int32),
+            listed_price_cents=np.full(40, -1, dtype=np.int64),
+        ),
+    )
+    for dataset in (nothing, bare):
+        model = ContentRecommender(epochs=1).fit(dataset, shop.until, np.random.default_rng(0))
+        assert len(model.recommend(Query(history=history(0, 2)), 5, np.ones(40, dtype=np.bool_))) in (0, 5)
