@@ -8,7 +8,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help run ingest tables doctor train-phase1 evaluate publish rollback serve mlflow \
-        test check format lint types browser bench-pipeline bench-stranger bench-serve docs clean
+        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-serve docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ bench-pipeline: $(VENV)/installed ## 1, 5 and 25 million events through the pipe
 
 bench-stranger: $(VENV)/installed ## 500,000 messy order lines through a proposed mapping
 	$(BIN)/python -m benchmarks.stranger
+
+bench-cold: $(VENV)/installed ## Items that nobody has met, ranked by what they are
+	$(BIN)/python -m benchmarks.cold
 
 bench-serve: $(VENV)/installed ## /recommend beside a constant FastAPI route (needs wrk)
 	$(BIN)/python -m benchmarks.serve

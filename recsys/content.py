@@ -167,8 +167,8 @@ class FeatureEncoder:
                 features[start : start + len(known)] = known
             start += block.slots
         weights = np.zeros(self.width, dtype=np.float32)
-        known = features >= 0
-        weights[known] = self.idf[features[known]]
+        filled = features >= 0
+        weights[filled] = self.idf[features[filled]]
         length = float(np.sqrt((weights * weights).sum()))
         return features, (weights / length if length > 0 else weights).astype(np.float32)
 
