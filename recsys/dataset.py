@@ -26,6 +26,10 @@ MAX_HISTORY_EVENTS: Final = 4_000
 """A shopper's history is their most recent four thousand events: in training, evaluation and serving alike."""
 
 
+IDLE_DAYS: Final = 31
+"""From so many days without any event on, the shop stood still, and its time with it."""
+
+
 class TablesMissingError(UserError, FileNotFoundError):
     """The tables that a step reads have not been built."""
 
@@ -39,7 +43,7 @@ class Events:
     item: ItemArray
     event_type: NDArray[np.uint8]
     second: NDArray[np.int64]
-    """Unix time, UTC, not decreasing."""
+    """Unix time, UTC, not decreasing, without the times when the shop stood still (`close_gaps`)."""
     quantity: NDArray[np.int32]
 
     def __len__(self) -> int:
@@ -172,6 +176,19 @@ class Histories:
         )
 
 
+def close_gaps(seconds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ascending event times, Unix seconds, with every month or more in which nothing at all happened shortened to a day.
+
+    A shop that imports last year's orders and then clicks in its new storefront would else find all of its past too old to
+    count, and its test window empty.
+    """
+    if len(seconds) == 0:
+        return seconds
+    gaps = np.diff(seconds, prepend=seconds[0])
+    idle = np.where(gaps > IDLE_DAYS * SECONDS_PER_DAY, gaps - SECONDS_PER_DAY, 0)
+    return np.asarray(seconds - np.cumsum(idle), dtype=np.int64)
+
+
 def parse_day(day: str) -> int:
     """Unix second at which the UTC day `YYYY-MM-DD` starts.
 
@@ -237,7 +254,7 @@ def load_dataset(tables: Path) -> Dataset:
             .replace_strict(EVENT_CODE, return_dtype=pl.UInt8)
             .to_numpy()
             .astype(np.uint8),
-            second=interactions["occurred_at"].dt.epoch("s").to_numpy().astype(np.int64),
+            second=close_gaps(interactions["occurred_at"].dt.epoch("s").to_numpy().astype(np.int64)),
             quantity=interactions["quantity"].to_numpy().astype(np.int32),
         ),
         catalogue=Catalogue(
