@@ -114,8 +114,9 @@ def test_a_click_is_accepted_and_changes_the_next_page(page: Page, shop_url: str
 def test_the_next_page_asks_only_when_the_events_have_arrived(page: Page, shop_url: str) -> None:
     page.goto(shop_url)
     page.wait_for_selector(f"{row('home')} {CARD}")
+    page.wait_for_load_state("networkidle")  # the other rows have asked too
     order: list[str] = []
-    page.on("requestfinished", lambda r: order.append("event") if r.url.endswith("/events") else None)
+    page.on("response", lambda r: order.append("event") if r.url.endswith("/events") else None)
     page.on("request", lambda r: order.append("question") if "/recommend?" in r.url else None)
     page.click(f"{row('home')} {CARD} a")
     page.wait_for_selector(f"{row('bought_together')}", state="attached")
