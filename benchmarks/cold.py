@@ -93,11 +93,7 @@ def category_popularity(task: ColdTask) -> Rank:
 
 def tfidf_neighbours(task: ColdTask, found: ItemFeatures) -> Rank:
     """Cosine of the history's and the item's features, inverse document frequencies (the usual content baseline)."""
-    rows, slots = np.nonzero(found.features >= 0)
-    matrix = sparse.csr_matrix(
-        (found.weights[rows, slots], (rows, found.features[rows, slots])),
-        shape=(len(found.features), found.encoder.n_features),
-    )
+    matrix = found.matrix()
     pool = np.flatnonzero(task.held_out).astype(np.int32)
     cold = matrix[pool].T.tocsr()
 
@@ -122,6 +118,7 @@ def run(data_dir: Path, seeds: int, console: Console) -> None:
     dataset = load_dataset(data_dir / "tables")
     window = split(int(dataset.events.second[0]), dataset.until).validation
     scores: dict[str, list[NDArray[np.float64]]] = {}
+    found = fit_features(dataset.catalogue)
     for seed in range(seeds):
         task = make_task(dataset, window, seed)
         console.print(f"draw {seed}: {int(task.held_out.sum()):,} items held out, {len(task.cases):,} shoppers")
@@ -129,7 +126,7 @@ def run(data_dir: Path, seeds: int, console: Console) -> None:
         rows: dict[str, Rank] = {
             "random": random_items(task, seed),
             "popularity of the category": category_popularity(task),
-            "TF-IDF neighbours": tfidf_neighbours(task, fit_features(dataset.catalogue)),
+            "TF-IDF neighbours": tfidf_neighbours(task, found),
             "content": content(task, model),
         }
         for name, rank in rows.items():

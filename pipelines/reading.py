@@ -242,7 +242,6 @@ def item_select(reader: Reader, source: CatalogueSource) -> str:
         "attributes": reader.json_of(source.attributes),
         "available": available,
         "listed_at": reader.time(source.listed_at),
-        "changed_at": "CAST(NULL AS TIMESTAMP)",
     }
     return _select(expressions, RAW_ITEMS, reader.relation)
 

@@ -6,10 +6,10 @@ the rest anonymous sessions, so models learn from both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -92,33 +92,9 @@ class Catalogue:
     available: NDArray[np.bool_]
     listed_second: NDArray[np.int64]
     """Unix time of the listing or first event; the largest int64 where neither is known."""
-    n_spare: int = 0
-    """So many rows at the end are empty: unavailable, without an id, for items that join while the bundle serves."""
 
     def __len__(self) -> int:
         return len(self.item_ids)
-
-    def with_spare(self, n: int) -> Catalogue:
-        """The same catalogue with n empty rows more at its end."""
-
-        def numbers(column: NDArray[Any], value: int) -> NDArray[Any]:
-            return np.concatenate([column, np.full(n, value, dtype=column.dtype)])
-
-        return replace(
-            self,
-            item_ids=self.item_ids + ("",) * n,
-            titles=self.titles + ("",) * n,
-            brands=self.brands + (None,) * n,
-            category=numbers(self.category, -1),
-            price_cents=numbers(self.price_cents, -1),
-            listed_price_cents=numbers(self.listed_price_cents, -1),
-            descriptions=self.descriptions + (None,) * n,
-            attributes=self.attributes + (None,) * n,
-            image_urls=self.image_urls + (None,) * n,
-            available=numbers(self.available, 0),
-            listed_second=numbers(self.listed_second, np.iinfo(np.int64).max),
-            n_spare=self.n_spare + n,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +118,6 @@ class Dataset:
     def before(self, second: int) -> Dataset:
         """The same catalogue and shoppers, knowing only what happened strictly before `second`."""
         return Dataset(self.events.before(second), self.catalogue, self.user_ids, self.n_shoppers, self.n_sessions)
-
-    def with_spare(self, n: int) -> Dataset:
-        """The same with n empty catalogue rows more, see `Catalogue.n_spare`."""
-        return replace(self, catalogue=self.catalogue.with_spare(n))
 
     @property
     def until(self) -> int:

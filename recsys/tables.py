@@ -85,7 +85,6 @@ RAW_ITEMS: Final = Table(
         _c("attributes", "VARCHAR", "JSON object", nullable=True),
         _c("available", "VARCHAR", "true, false, or null where the catalogue does not say", nullable=True),
         _c("listed_at", "TIMESTAMP", "", nullable=True),
-        _c("changed_at", "TIMESTAMP", "when our own service took the change; null for imports", nullable=True),
     ),
 )
 

@@ -1,13 +1,12 @@
--- The catalogue, typed, each item once: what our own service was told last stands over every import; of differing lines
--- of imports the most frequent stands, then the least.
+-- The catalogue, typed, each item once: of differing lines the most frequent stands, then the least.
 -- Grain: one listed item. Key: item_id. Reads raw_items.
 WITH lines AS (
     SELECT
-        item_id, title, description, category, brand, price, image_url, attributes, available, listed_at, changed_at,
+        item_id, title, description, category, brand, price, image_url, attributes, available, listed_at,
         COUNT(*) AS copies
     FROM raw_items
     WHERE item_id IS NOT NULL
-    GROUP BY item_id, title, description, category, brand, price, image_url, attributes, available, listed_at, changed_at
+    GROUP BY item_id, title, description, category, brand, price, image_url, attributes, available, listed_at
 ),
 
 numbered AS (
@@ -16,7 +15,6 @@ numbered AS (
         ROW_NUMBER() OVER (
             PARTITION BY item_id
             ORDER BY
-                CASE WHEN changed_at IS NULL THEN 1 ELSE 0 END, changed_at DESC,
                 CASE WHEN title IS NULL THEN 1 ELSE 0 END, copies DESC, title, description, category, brand, price, image_url,
                 attributes, available, listed_at
         ) AS place

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.models.selection import rank, sum_by_item
-from recsys.ranking import EMPTY_RANKING, History, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray, top_k
+from recsys.models.selection import rank, strongest_items
+from recsys.ranking import EMPTY_RANKING, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray
 
 MATCH_SCALE = 50.0
 """Matches are cosines' parts, mostly below 0.02: so much larger, their logarithm tells them apart."""
@@ -56,19 +56,13 @@ class ContentModel:
         candidates = self.order[eligible[self.order]][: max(k, self.max_candidates)]
         if len(query.history) == 0 or len(candidates) == 0 or k <= 0:
             return EMPTY_RANKING
-        seeds, strengths = self._seeds(query.history)
+        seeds, strengths = strongest_items(query.history, self.half_life_days, self.max_items, len(self.features))
         scores = self.scores(seeds, strengths, candidates)
         # Scores are logits; a ranking's scores are compared by their share of the best, so they become odds.
         ranking = rank(self.name, candidates, np.exp(scores - scores.max()), k)
         near = (self.item_vectors[ranking.items] @ self.shopper_vectors[seeds].T) * strengths
         because = seeds[np.argmax(near, axis=1)]
         return Ranking(ranking.items, ranking.scores, ranking.sources, because.astype(np.int32))
-
-    def _seeds(self, history: History) -> tuple[ItemArray, ScoreArray]:
-        items, strengths = sum_by_item(history.items, history.weights(self.half_life_days), len(self.features))
-        strengths = np.sqrt(strengths)
-        best = top_k(items, strengths, self.max_items)
-        return items[best], strengths[best]
 
     def scores(self, seeds: ItemArray, strengths: ScoreArray, items: ItemArray) -> ScoreArray:
         """`(m,)` float32 logits of `items` `(m,)` for a shopper with different `seeds` `(s,)` of `strengths` `(s,)`."""

@@ -11,8 +11,8 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.models.selection import gather_rows, rank, strongest_origin, sum_by_item
-from recsys.ranking import EMPTY_RANKING, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray, top_k
+from recsys.models.selection import gather_rows, rank, strongest_items, strongest_origin, sum_by_item
+from recsys.ranking import EMPTY_RANKING, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray
 
 Reads = Literal["history", "context", "cart"]
 
@@ -60,14 +60,7 @@ class ItemItemModel:
         if self.reads == "cart":
             items = np.unique(query.cart_items)
             return items, np.ones(len(items), dtype=np.float32)
-        history = query.history
-        if len(history) == 0:
-            return history.items, history.age_days
-        items, strengths = sum_by_item(history.items, history.weights(self.half_life_days), len(self.indptr) - 1)
-        # The root dampens staples that are bought every week.
-        strengths = np.sqrt(strengths)
-        best = top_k(items, strengths, self.max_items)
-        return items[best], strengths[best] / max(float(strengths[best[0]]), 1e-30)
+        return strongest_items(query.history, self.half_life_days, self.max_items, len(self.indptr) - 1)
 
     def state(self) -> ModelState:
         """See `Model`."""

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.ranking import EMPTY_RANKING, NO_ITEM, ItemArray, Mask, Ranking, ScoreArray, top_k
+from recsys.ranking import EMPTY_RANKING, NO_ITEM, History, ItemArray, Mask, Ranking, ScoreArray, top_k
 
 
 class _Scratch(threading.local):
@@ -41,6 +41,19 @@ def sum_by_item(items: ItemArray, scores: ScoreArray, n_items: int) -> tuple[Ite
     totals = sums[unique]
     sums[unique] = 0.0
     return unique, totals
+
+
+def strongest_items(
+    history: History, half_life_days: float, max_items: int, n_items: int
+) -> tuple[ItemArray, ScoreArray]:
+    """The `max_items` different items that say most of a shopper, and how much each counts, the strongest 1."""
+    if len(history) == 0:
+        return history.items, history.age_days
+    items, strengths = sum_by_item(history.items, history.weights(half_life_days), n_items)
+    # The root dampens staples that are bought every week.
+    strengths = np.sqrt(strengths)
+    best = top_k(items, strengths, max_items)
+    return items[best], strengths[best] / max(float(strengths[best[0]]), 1e-30)
 
 
 def gather_rows(indptr: NDArray[np.int64], rows: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -52,11 +52,6 @@ def test_an_item_of_which_nothing_is_known_has_no_feature() -> None:
         assert (features < 0).all() and (weights == 0).all()
 
 
-def test_spare_rows_have_no_features() -> None:
-    found = fit_features(make_catalogue(40).with_spare(5))
-    assert (found.features[40:] < 0).all()
-
-
 @pytest.mark.parametrize(
     ("change", "warning"),
     [

@@ -170,9 +170,9 @@ class Network(nn.Module):
         self.found = found
         self.demand = torch.from_numpy(demand)
         n_features, blocks = found.encoder.n_features, len(found.encoder.blocks)
-        self.matrix = _sparse(found, slice(None))
+        self.matrix = found.matrix()
         self.parts = [
-            _sparse(found, slice(int(start), int(start) + block.slots))
+            found.matrix(slice(int(start), int(start) + block.slots))
             for start, block in zip(found.encoder.starts, found.encoder.blocks, strict=True)
         ]
         self.shopper_tower = nn.EmbeddingBag(max(1, n_features), dimensions, mode="sum")
@@ -236,10 +236,3 @@ class Network(nn.Module):
             n_features=self.found.encoder.n_features,
             half_life_days=half_life_days,
         )
-
-
-def _sparse(found: ItemFeatures, slots: slice) -> sparse.csr_matrix:
-    features, weights = found.features[:, slots], found.weights[:, slots]
-    rows, places = np.nonzero(features >= 0)
-    shape = (len(features), max(1, found.encoder.n_features))
-    return sparse.csr_matrix((weights[rows, places], (rows, features[rows, places])), shape=shape)

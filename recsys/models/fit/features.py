@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+from scipy import sparse
 
 from recsys.content import (
     MAX_TEXT_SLOTS,
@@ -50,9 +51,16 @@ class ItemFeatures:
     warnings: tuple[str, ...]
     """What is odd about the catalogue, in words."""
 
+    def matrix(self, slots: slice = slice(None)) -> sparse.csr_matrix:
+        """`(n_items, n_features)` float32: the weights of the features that stand in some of the slots."""
+        features, weights = self.features[:, slots], self.weights[:, slots]
+        rows, places = np.nonzero(features >= 0)
+        shape = (len(features), max(1, self.encoder.n_features))
+        return sparse.csr_matrix((weights[rows, places], (rows, features[rows, places])), shape=shape)
+
 
 def item_contents(catalogue: Catalogue) -> list[ItemContent]:
-    """Every row's content, without its spare rows; attributes that are no JSON object count as none."""
+    """Every row's content; attributes that are no JSON object count as none."""
     return [
         ItemContent(
             title=catalogue.titles[row] if catalogue.titles[row] != catalogue.item_ids[row] else None,
@@ -62,7 +70,7 @@ def item_contents(catalogue: Catalogue) -> list[ItemContent]:
             price_cents=int(catalogue.listed_price_cents[row]) if catalogue.listed_price_cents[row] >= 0 else None,
             attributes=_attributes(catalogue.attributes[row]),
         )
-        for row in range(len(catalogue) - catalogue.n_spare)
+        for row in range(len(catalogue))
     ]
 
 
@@ -77,7 +85,7 @@ def _attributes(text: str | None) -> dict[str, Any]:
 
 
 def fit_features(catalogue: Catalogue) -> ItemFeatures:
-    """Learn the vocabulary from the catalogue and encode all of it; spare rows have no features."""
+    """Learn the vocabulary from the catalogue and encode all of it."""
     contents = item_contents(catalogue)
     plan = _plan(contents)
     counts: Counter[tuple[str, str]] = Counter()
