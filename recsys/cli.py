@@ -26,7 +26,7 @@ app = typer.Typer(
 console = Console(stderr=False)
 
 DataDir = Annotated[Path, typer.Option("--data-dir", envvar="RECSYS_DATA_DIR", help="Where this shop's files live.")]
-Phase = Annotated[int, typer.Option(min=1, max=1, help="1: collaborative filtering.")]
+Phase = Annotated[int, typer.Option(min=1, max=2, help="1: collaborative filtering; 2: and content, for new items.")]
 DEFAULT_DATA_DIR = Path("data")
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from recsys.bundle import (
     CATALOGUE_NUMBERS,
@@ -85,12 +86,13 @@ def pick_sample_users(dataset: Dataset, histories: BundleHistories) -> tuple[str
 
 
 class ModelTreeWriter:
-    """Flattens model trees into manifest nodes and arrays; a model that several trees share is stored once."""
+    """Flattens model trees into manifest nodes and arrays; a model or array that several share is stored once."""
 
     def __init__(self, arrays: Arrays) -> None:
         self.nodes: list[dict[str, Any]] = []
         self._arrays = arrays
         self._written: dict[int, tuple[int, Model]] = {}
+        self._names: dict[int, tuple[str, NDArray[Any]]] = {}
 
     def add(self, model: Model) -> int:
         """The node number of the model, after storing it and its parts."""
@@ -99,11 +101,16 @@ class ModelTreeWriter:
         state = model.state()
         parts = [self.add(part) for part in state.parts]
         number = len(self.nodes)
-        names = {name: f"model{number}-{name}" for name in state.arrays}
-        self._arrays.update({names[name]: array for name, array in state.arrays.items()})
+        names = {name: self._store(f"model{number}-{name}", array) for name, array in state.arrays.items()}
         self.nodes.append({"kind": model.kind, "params": state.params, "arrays": names, "parts": parts})
         self._written[id(model)] = (number, model)
         return number
+
+    def _store(self, name: str, array: NDArray[Any]) -> str:
+        """The name that an array is kept under: its first one, where models share it."""
+        first, _ = self._names.setdefault(id(array), (name, array))
+        self._arrays[first] = array
+        return first
 
 
 def catalogue_arrays(catalogue: BundleCatalogue) -> Arrays:

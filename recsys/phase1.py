@@ -7,7 +7,7 @@ single models in the tables. The other surfaces need no search.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -35,6 +35,9 @@ from recsys.models.item_item import ItemItemModel
 from recsys.ranking import Model
 
 NAME: Final = "phase1"
+
+Surfaces = tuple[Mapping[Surface, Model], Model]
+"""The model of every surface, and the popularity that answers when nothing else can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,24 +126,39 @@ class Workshop:
         assert isinstance(model, ItemItemModel)
         return replace(model, half_life_days=config.ridge_half_life_days)
 
-    def home(self, config: Phase1Config) -> Model:
-        """The blend, filled up with popularity."""
+    def parts(self, config: Phase1Config) -> list[tuple[Model, float]]:
+        """The blend's models and their weights."""
+        return [
+            (self.fit(FrequencyRecommender(config.frequency_half_life_days)), 1.0),
+            (self._ridge(config), config.ridge_weight),
+            (self.fit(PopularityRecommender(config.popularity_half_life_days)), config.popularity_weight),
+        ]
+
+    def blend(self, parts: Sequence[tuple[Model, float]], config: Phase1Config, name: str) -> Model:
+        """The weighted sum of `parts`, filled up with popularity."""
         popularity = self.fit(PopularityRecommender(config.popularity_half_life_days))
-        models = (self.fit(FrequencyRecommender(config.frequency_half_life_days)), self._ridge(config), popularity)
-        weights = (1.0, config.ridge_weight, config.popularity_weight)
-        return Fallback((Blend(models, weights, config.depth, NAME), popularity), NAME)
+        models, weights = zip(*parts, strict=True)
+        return Fallback((Blend(models, weights, config.depth, name), popularity), name)
 
 
-def build_surfaces(
-    config: Phase1Config, dataset: Dataset, at: int, rng: np.random.Generator
-) -> tuple[Mapping[Surface, Model], Model]:
-    """The model of every surface, and the popularity that answers when nothing else can."""
-    workshop = Workshop(dataset, at, int(rng.integers(2**31)))
+def home(workshop: Workshop, config: Phase1Config) -> Model:
+    """What answers on the home surface, and in the tables."""
+    return workshop.blend(workshop.parts(config), config, NAME)
+
+
+def rows(workshop: Workshop, config: Phase1Config) -> dict[str, Model]:
+    """Every row of the tables: baselines, single models, and the phase."""
+    found = {name: workshop.fit(one) for name, one in {**baselines(config), **candidates(config)}.items()}
+    return {**found, NAME: home(workshop, config)}
+
+
+def build_surfaces(workshop: Workshop, config: Phase1Config) -> Surfaces:
+    """Every surface's model."""
     popularity = workshop.fit(PopularityRecommender(config.popularity_half_life_days))
     category = workshop.fit(CategoryPopularityRecommender())
     together = BasketRecommender()
     surfaces: dict[Surface, Model] = {
-        Surface.HOME: workshop.home(config),
+        Surface.HOME: home(workshop, config),
         Surface.SIMILAR: Fallback(
             (workshop.fit(CosineRecommender(reads="context", name="similar")), category, popularity), "similar"
         ),

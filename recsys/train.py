@@ -20,7 +20,7 @@ import polars as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from recsys import phase1, tracking
+from recsys import tracking
 from recsys.bundle import BundleError, read_manifest
 from recsys.dataset import Dataset, load_dataset
 from recsys.errors import UserError
@@ -28,8 +28,9 @@ from recsys.evaluation.evaluate import ModelScores, Task, evaluate, make_task, p
 from recsys.evaluation.metrics import PRIMARY
 from recsys.evaluation.report import print_results, write_phase_report
 from recsys.evaluation.split import Split, split
-from recsys.events import Surface
 from recsys.pack import write_bundle
+from recsys.phase1 import Phase1Config, Workshop
+from recsys.phases import PHASES
 from recsys.publish import bundle_versions
 from recsys.ranking import Model
 
@@ -84,16 +85,16 @@ def train(
         f"({dataset.n_shoppers - dataset.n_users:,} anonymous sessions) with {dataset.n_items:,} items"
     )
     windows = _windows(dataset, until, console)
-    config, results = phase1.DEFAULT, dict[str, Results]()
+    config, results = PHASES[phase].DEFAULT, dict[str, Results]()
     if windows is not None:
-        config, results["validation"] = choose(dataset, windows, search_seconds, seed, console)
-        results["test"] = test(config, dataset, windows, seed, console)
+        config, results["validation"] = choose(phase, dataset, windows, search_seconds, seed, console)
+        results["test"] = test(phase, config, dataset, windows, seed, console)
     at = windows.test.start if until is not None and windows is not None else dataset.until
     learnt = dataset.before(at)
     if not len(learnt.events):
         raise UserError("there are no interactions to learn from: look at the summary that `recsys tables` prints")
     with console.status("fitting on everything for publishing" if until is None else f"fitting before {until}"):
-        surfaces, popularity = phase1.build_surfaces(config, learnt, at, np.random.default_rng(seed))
+        surfaces, popularity = PHASES[phase].build_surfaces(Workshop(learnt, at, seed), config)
     bundle = write_bundle(
         data_dir / "bundles",
         phase=phase,
@@ -101,7 +102,7 @@ def train(
         popularity=popularity,
         dataset=learnt,
         at=at,
-        metadata=_metadata(summary, key, until, asdict(config), results, learnt),
+        metadata=_metadata(phase, summary, key, until, asdict(config), results, learnt),
     )
     _record(data_dir, phase, bundle, summary, seed, asdict(config), results)
     if "test" in results:
@@ -168,36 +169,38 @@ def _evaluate(models: Mapping[str, Model], task: Task, label: str, seed: int, co
 
 
 def choose(
-    dataset: Dataset, windows: Split, search_seconds: float, seed: int, console: Console
-) -> tuple[phase1.Phase1Config, Results]:
-    """Search on the validation window: the best configuration of the blend, beside baselines and single models."""
+    phase: int, dataset: Dataset, windows: Split, search_seconds: float, seed: int, console: Console
+) -> tuple[Phase1Config, Results]:
+    """Search on the validation window: the best configuration of the phase, beside baselines and single models."""
     at = windows.validation.start
-    past = dataset.before(at)
     task = make_task(dataset, windows.validation)
     console.print(f"validation {windows.validation}: {len(task.cases):,} shoppers")
-    config = search(past, at, sample(task, SEARCH_CASES, seed), search_seconds, seed, console)
-    models = fit_rows(config, past, at, seed, console)
-    return config, _evaluate(models, task, "comparing on validation", seed, console)
+    workshop = Workshop(dataset.before(at), at, seed)
+    config = search(phase, workshop, sample(task, SEARCH_CASES, seed), search_seconds, seed, console)
+    return config, _evaluate(fit_rows(phase, workshop, config, console), task, "comparing on validation", seed, console)
 
 
-def search(past: Dataset, at: int, task: Task, seconds: float, seed: int, console: Console) -> phase1.Phase1Config:
+def search(phase: int, workshop: Workshop, task: Task, seconds: float, seed: int, console: Console) -> Phase1Config:
     """Hyper-parameters by Optuna's TPE, the default first, until the time is up or `MAX_TRIALS` are done.
 
-    What a trial is judged by: `phase1.objective` of the primary metric on all purchases and on new items.
+    What a trial is judged by is the phase's `objective`.
     """
+    plan = PHASES[phase]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-    study.enqueue_trial(phase1.default_params())
-    workshop = phase1.Workshop(past, at, seed)
-    best, best_value = phase1.DEFAULT, -np.inf
+    study.enqueue_trial(plan.default_params())
+    best: Phase1Config = plan.DEFAULT
+    best_value = -np.inf
+    with console.status(f"fitting {plan.NAME} for the search"):
+        plan.home(workshop, best)
     deadline = time.monotonic() + seconds
     with _progress(console) as progress:
         bar = progress.add_task("searching", total=MAX_TRIALS)
         for _ in range(MAX_TRIALS):
             trial = study.ask()
-            config = phase1.suggest(trial)
-            frame, _ = evaluate({"trial": workshop.home(config)}, task, seed=seed)
-            value = phase1.objective(frame)
+            config = plan.suggest(trial)
+            frame, _ = evaluate({"trial": plan.home(workshop, config)}, task, seed=seed)
+            value = plan.objective(frame)
             study.tell(trial, value)
             if value > best_value:
                 best, best_value = config, value
@@ -207,26 +210,23 @@ def search(past: Dataset, at: int, task: Task, seconds: float, seed: int, consol
     return best
 
 
-def fit_rows(config: phase1.Phase1Config, past: Dataset, at: int, seed: int, console: Console) -> dict[str, Model]:
-    """Every row of the tables: baselines, single models, and the chosen phase, fitted on the same past."""
-    models: dict[str, Model] = {}
-    for name, recommender in {**phase1.baselines(config), **phase1.candidates(config)}.items():
-        with console.status(f"fitting {name}"):
-            models[name] = recommender.fit(past, at, np.random.default_rng(seed))
-    with console.status("fitting phase 1"):
-        surfaces, _ = phase1.build_surfaces(config, past, at, np.random.default_rng(seed))
-    return {**models, phase1.NAME: surfaces[Surface.HOME]}
+def fit_rows(phase: int, workshop: Workshop, config: Phase1Config, console: Console) -> dict[str, Model]:
+    """Every row of the tables, fitted on the same past."""
+    with console.status(f"fitting {PHASES[phase].NAME} and what it is compared with"):
+        rows: dict[str, Model] = PHASES[phase].rows(workshop, config)
+    return rows
 
 
-def test(config: phase1.Phase1Config, dataset: Dataset, windows: Split, seed: int, console: Console) -> Results:
+def test(phase: int, config: Phase1Config, dataset: Dataset, windows: Split, seed: int, console: Console) -> Results:
     """Read the test window once, with every row of the table."""
     task = make_task(dataset, windows.test)
     console.print(f"test {windows.test}: {len(task.cases):,} shoppers")
-    models = fit_rows(config, dataset.before(windows.test.start), windows.test.start, seed, console)
-    return _evaluate(models, task, "reading the test window", seed, console)
+    workshop = Workshop(dataset.before(windows.test.start), windows.test.start, seed)
+    return _evaluate(fit_rows(phase, workshop, config, console), task, "reading the test window", seed, console)
 
 
 def _metadata(
+    phase: int,
     summary: Mapping[str, Any],
     key: str,
     until: str | None,
@@ -248,14 +248,14 @@ def _metadata(
         "until": until,
         "params": params,
         "metrics": {
-            window: {row["slice"]: row["value"] for row in _primary_rows(result.frame).iter_rows(named=True)}
+            window: {row["slice"]: row["value"] for row in _primary_rows(result.frame, phase).iter_rows(named=True)}
             for window, result in results.items()
         },
     }
 
 
-def _primary_rows(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.filter(model=phase1.NAME, metric=str(PRIMARY))
+def _primary_rows(frame: pl.DataFrame, phase: int) -> pl.DataFrame:
+    return frame.filter(model=PHASES[phase].NAME, metric=str(PRIMARY))
 
 
 def _record(
@@ -302,10 +302,11 @@ def evaluate_phase(phase: int, data_dir: Path, *, console: Console) -> None:
     windows = _windows(dataset, trained[-1]["until"], console)
     if windows is None:
         raise UserError("the data is too little to measure anything")
-    config = phase1.Phase1Config(**trained[-1]["params"])
-    results = test(config, dataset, windows, 0, console)
+    plan = PHASES[phase]
+    config = type(plan.DEFAULT)(**trained[-1]["params"])
+    results = test(phase, config, dataset, windows, 0, console)
     print_results(results.frame, console)
-    others = [name for name in results.scores if name != phase1.NAME]
-    differences = paired_differences(results.scores, phase1.NAME, others)
-    command = "recsys evaluate --phase 1"
-    write_phase_report(phase1.NAME, command, results.frame, differences, shop=summary["shop"])
+    others = [name for name in results.scores if name != plan.NAME]
+    differences = paired_differences(results.scores, plan.NAME, others)
+    command = f"recsys evaluate --phase {phase}"
+    write_phase_report(plan.NAME, command, results.frame, differences, shop=summary["shop"])

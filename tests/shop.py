@@ -108,7 +108,7 @@ def publish_tiny_shop(data_dir: Path) -> str:
 def write_tiny_bundle(data_dir: Path, dataset: Dataset | None = None) -> Path:
     """Fit phase 1 on the tiny shop (or another) and write its bundle below `data_dir`, unpublished."""
     dataset = dataset or tiny_dataset(np.random.default_rng(0))
-    surfaces, popularity = phase1.build_surfaces(phase1.DEFAULT, dataset, dataset.until, np.random.default_rng(0))
+    surfaces, popularity = phase1.build_surfaces(phase1.Workshop(dataset, dataset.until, 0), phase1.DEFAULT)
     return write_bundle(
         data_dir / "bundles",
         phase=1,

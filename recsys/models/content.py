@@ -1,50 +1,92 @@
-"""Content: what of the catalogue's unsold items suits a shopper, judged by what those items are.
+"""Content: what suits a shopper by what the items are, whether anybody has met them or not.
 
-A pair of shopper and item is scored twice and added up: by a small network over how well the item's features of each kind
-(type, brand, words, ...) match those of the shopper's history, and by the inner product of two towers over the same features.
-Nothing in it knows an item by its id, so an item that nobody has met is scored like any other.
+A pair of shopper and item is judged by a small network that reads how well the item's features of each kind (type, brand,
+words, ...) match those of the shopper's history, and how wanted other items with its features are; to that is added the
+inner product of two towers over the same features. Nothing in it knows an item by its id, so an item that joined a minute
+ago is judged like any other.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.content import FeatureEncoder, ItemContent
+from recsys.ids import HashIndex
 from recsys.models.selection import rank, strongest_items
-from recsys.ranking import EMPTY_RANKING, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray
+from recsys.ranking import EMPTY_RANKING, History, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray
 
-MATCH_SCALE = 50.0
+MATCH_SCALE: Final = 50.0
 """Matches are cosines' parts, mostly below 0.02: so much larger, their logarithm tells them apart."""
+MAX_REASONS: Final = 50
+"""The item that speaks most for another is looked for among so many of the history's strongest."""
+_NOTHING: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """`x @ weights + bias`."""
+
+    weights: NDArray[np.float32]
+    """`(inputs, outputs)` float32."""
+    bias: NDArray[np.float32]
+    """`(outputs,)` float32."""
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`(n, inputs)` in, `(n, outputs)` out."""
+        return x @ self.weights + self.bias
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a shopper's history says in terms of features."""
+
+    seeds: ItemArray
+    """`(s,)` int32: different items of the history, the strongest first."""
+    strengths: ScoreArray
+    """`(s,)` float32, the strongest 1."""
+    features: tuple[ScoreArray, ...]
+    """For every half-life `(n_features + 1,)` float32 of length 1; the last entry is that of empty slots, 0."""
+    vector: NDArray[np.float32]
+    """`(d,)` float32 of length 1: the shopper's tower."""
 
 
 @dataclass(frozen=True)
 class ContentModel:
-    """Ranks `order`, the items without a sale, for a history; empty for an empty one."""
+    """Ranks the first eligible items of `order` for a history; empty for an empty one."""
 
     kind: ClassVar[str] = "content"
+    encoder: FeatureEncoder
     features: NDArray[np.int32]
     """`(n_items, width)` int32 features of each item, -1 in empty slots; see `recsys.content.FeatureEncoder`."""
     weights: NDArray[np.float32]
     """`(n_items, width)` float32, of length 1 for each item."""
-    starts: NDArray[np.int64]
-    """`(n_blocks,)` int64: first slot of each kind of features."""
-    shopper_vectors: NDArray[np.float32]
-    """`(n_items, d)` float32: what an item of the history adds to the shopper's vector."""
-    item_vectors: NDArray[np.float32]
-    """`(n_items, d)` float32."""
     hidden: NDArray[np.float32]
-    """`(n_items, h)` float32: what the item alone adds to the network's hidden layer."""
-    match_weights: NDArray[np.float32]
-    """`(n_blocks, h)` float32."""
-    output_weights: NDArray[np.float32]
-    """`(h,)` float32."""
+    """`(n_items, h)` float32: what the item alone adds to the network's first hidden layer."""
+    item_vectors: NDArray[np.float32]
+    """`(n_items, d)` float32: the item's tower; d may be 0."""
+    unknown: NDArray[np.float32]
+    """`(n_items,)` float32 from 1, nobody has met it, down to 0: what its score is multiplied by, so that what others know of
+    an item takes over as they learn of it."""
     order: ItemArray
-    """Items that may be recommended, the most promising first."""
-    n_features: int
-    half_life_days: float = 90.0
+    """Items that it recommends, the most promising first."""
+    demand: NDArray[np.float32]
+    """`(n_features, s)` float32: how wanted the items with a feature are; `alone` reads it."""
+    alone: Layer
+    """From an item's demand, see `demand_inputs`, to `hidden`."""
+    match: Layer
+    """From matches, blocks times half-lives, to the first hidden layer."""
+    middle: Layer
+    output: Layer
+    shopper_tower: NDArray[np.float32]
+    """`(n_features, d)` float32."""
+    item_tower: NDArray[np.float32]
+    """`(n_features, d)` float32."""
+    half_lives: tuple[float, ...] = (90.0, 20.0)
+    """Days. What lasts and what is recent are matched apart."""
     max_items: int = 300
     """It reads this many different items of the history, the strongest."""
     max_candidates: int = 1_000
@@ -56,51 +98,122 @@ class ContentModel:
         candidates = self.order[eligible[self.order]][: max(k, self.max_candidates)]
         if len(query.history) == 0 or len(candidates) == 0 or k <= 0:
             return EMPTY_RANKING
-        seeds, strengths = strongest_items(query.history, self.half_life_days, self.max_items, len(self.features))
-        scores = self.scores(seeds, strengths, candidates)
+        profile = self.profile(query.history)
+        scores = self.scores(profile, candidates)
         # Scores are logits; a ranking's scores are compared by their share of the best, so they become odds.
-        ranking = rank(self.name, candidates, np.exp(scores - scores.max()), k)
-        near = (self.item_vectors[ranking.items] @ self.shopper_vectors[seeds].T) * strengths
-        because = seeds[np.argmax(near, axis=1)]
-        return Ranking(ranking.items, ranking.scores, ranking.sources, because.astype(np.int32))
+        ranking = rank(self.name, candidates, np.exp(scores - scores.max()) * self.unknown[candidates], k)
+        return Ranking(ranking.items, ranking.scores, ranking.sources, self.because(profile, ranking.items))
 
-    def scores(self, seeds: ItemArray, strengths: ScoreArray, items: ItemArray) -> ScoreArray:
-        """`(m,)` float32 logits of `items` `(m,)` for a shopper with different `seeds` `(s,)` of `strengths` `(s,)`."""
-        features, weights = self.features[seeds].ravel(), (self.weights[seeds] * strengths[:, None]).ravel()
-        known = features >= 0
-        sums = np.bincount(features[known], weights[known], minlength=self.n_features + 1).astype(np.float32)
-        profile = sums / max(float(np.linalg.norm(sums)), 1e-9)
-        # Empty slots, -1, read the last entry of the profile, which is always 0.
-        products = profile[self.features[items]] * self.weights[items]
-        matches = np.log1p(MATCH_SCALE * np.add.reduceat(products, self.starts, axis=1))
-        hidden = np.maximum(matches @ self.match_weights + self.hidden[items], 0.0)
-        shopper = strengths @ self.shopper_vectors[seeds]
-        shopper = shopper / max(float(np.linalg.norm(shopper)), 1e-9)
-        return np.asarray(hidden @ self.output_weights + self.item_vectors[items] @ shopper, dtype=np.float32)
+    def profile(self, history: History) -> Profile:
+        """The features of what is known of a shopper; `history` is not empty."""
+        found = [strongest_items(history, days, self.max_items, len(self.features)) for days in self.half_lives]
+        seeds, strengths = found[0]
+        return Profile(
+            seeds,
+            strengths,
+            tuple(self._sum_features(*one) for one in found),
+            self._tower(seeds, strengths),
+        )
+
+    def _sum_features(self, seeds: ItemArray, strengths: ScoreArray) -> ScoreArray:
+        weights = (self.weights[seeds] * strengths[:, None]).ravel()
+        # Empty slots, -1, become 0 and have no weight; feature f is entry f + 1 until the roll.
+        sums = np.bincount(self.features[seeds].ravel() + 1, weights, minlength=len(self.demand) + 1)
+        sums = np.roll(sums, -1).astype(np.float32)
+        return np.asarray(sums / max(float(np.linalg.norm(sums)), _NOTHING), dtype=np.float32)
+
+    def _tower(self, seeds: ItemArray, strengths: ScoreArray) -> NDArray[np.float32]:
+        if self.shopper_tower.shape[1] == 0:
+            return np.zeros(0, dtype=np.float32)
+        weights = (self.weights[seeds] * strengths[:, None]).ravel()
+        vector = weights @ self.shopper_tower[self.features[seeds].ravel()]
+        return np.asarray(vector / max(float(np.linalg.norm(vector)), _NOTHING), dtype=np.float32)
+
+    def scores(self, profile: Profile, items: ItemArray) -> ScoreArray:
+        """`(m,)` float32 logits of `items` `(m,)`."""
+        features, weights, starts = self.features[items], self.weights[items], self.encoder.starts
+        matches = np.concatenate(
+            [np.add.reduceat(part[features] * weights, starts, axis=1) for part in profile.features], axis=1
+        )
+        hidden = np.maximum(self.match(np.log1p(MATCH_SCALE * matches)) + self.hidden[items], 0.0)
+        logits = self.output(np.maximum(self.middle(hidden), 0.0))[:, 0]
+        return np.asarray(logits + self.item_vectors[items] @ profile.vector, dtype=np.float32)
+
+    def because(self, profile: Profile, items: ItemArray) -> ItemArray:
+        """`(m,)` int32: for each item the one of the history that shares most with it."""
+        return self.nearest(items, profile.seeds[:MAX_REASONS], profile.strengths[:MAX_REASONS])[0]
+
+    def nearest(
+        self, items: ItemArray, others: ItemArray, strengths: ScoreArray | None = None
+    ) -> tuple[ItemArray, ScoreArray]:
+        """For each of `items` `(m,)` the one of `others` `(n,)` with the largest cosine of features, and that cosine."""
+        found = np.stack([self.cosines(int(item), others) for item in items])
+        best = np.argmax(found if strengths is None else found * strengths, axis=1)
+        return others[best], found[np.arange(len(items)), best]
+
+    def cosines(self, item: int, others: ItemArray) -> ScoreArray:
+        """`(n,)` float32 cosines of an item's features with those of `others` `(n,)`."""
+        profile = self._sum_features(np.array([item], dtype=np.int32), np.ones(1, dtype=np.float32))
+        return np.asarray((profile[self.features[others]] * self.weights[others]).sum(axis=1), dtype=np.float32)
+
+    def put(self, row: int, content: ItemContent) -> None:
+        """Let the item of a row be what `content` says. Its arrays must be writable.
+
+        It is scored from then on; `order` stays, so what stands there first is for the caller to say.
+        """
+        features, weights = self.encoder.encode(content)
+        self.features[row], self.weights[row] = features, weights
+        inputs = demand_inputs(self.demand[features][None], (features >= 0)[None], self.encoder.starts)
+        self.hidden[row] = self.alone(inputs)[0]
+        self.item_vectors[row] = weights @ self.item_tower[features]
 
     def state(self) -> ModelState:
         """See `Model`."""
         params = {
-            "n_features": self.n_features,
-            "half_life_days": self.half_life_days,
+            "encoder": self.encoder.params(),
+            "half_lives": list(self.half_lives),
             "max_items": self.max_items,
             "max_candidates": self.max_candidates,
             "name": self.name,
         }
         arrays: dict[str, NDArray[Any]] = {
-            "features": self.features,
-            "weights": self.weights,
-            "starts": self.starts,
-            "shopper_vectors": self.shopper_vectors,
-            "item_vectors": self.item_vectors,
-            "hidden": self.hidden,
-            "match_weights": self.match_weights,
-            "output_weights": self.output_weights,
-            "order": self.order,
+            "vocabulary_hashes": self.encoder.vocabulary.hashes,
+            "vocabulary_rows": self.encoder.vocabulary.rows,
+            "idf": self.encoder.idf,
         }
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Layer):
+                arrays |= {f"{field.name}_weights": value.weights, f"{field.name}_bias": value.bias}
+            elif isinstance(value, np.ndarray):
+                arrays[field.name] = value
         return ModelState(params, arrays)
 
     @classmethod
     def from_state(cls, state: ModelState) -> Self:
         """See `Model`."""
-        return cls(**state.fields())
+        params: dict[str, Any] = dict(state.params)
+        arrays: dict[str, Any] = dict(state.arrays)
+        vocabulary = HashIndex(arrays.pop("vocabulary_hashes"), arrays.pop("vocabulary_rows"))
+        encoder = FeatureEncoder.from_params(params.pop("encoder"), vocabulary, arrays.pop("idf"))
+        layers: dict[str, Any] = {
+            name: Layer(arrays.pop(f"{name}_weights"), arrays.pop(f"{name}_bias"))
+            for name in ("alone", "match", "middle", "output")
+        }
+        half_lives = tuple(params.pop("half_lives"))
+        return cls(encoder=encoder, half_lives=half_lives, **params, **arrays, **layers)
+
+
+def demand_inputs(
+    demand: NDArray[np.float32], known: NDArray[np.bool_], starts: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """What the network reads of items alone: for each block the mean and the largest of its slots' demand.
+
+    `demand` `(n, width, s)` float32 by slot, whatever in slots that are not `known` `(n, width)`; the answer is
+    `(n, 2 * n_blocks * s)`, 0 for blocks that an item has nothing of.
+    """
+    sums = np.add.reduceat(np.where(known[:, :, None], demand, 0.0), starts, axis=1)
+    counts = np.add.reduceat(known, starts, axis=1, dtype=np.float32)[:, :, None]
+    largest = np.maximum.reduceat(np.where(known[:, :, None], demand, -np.inf), starts, axis=1)
+    both = (sums / np.maximum(counts, 1.0), np.where(counts > 0, largest, 0.0))
+    return np.concatenate([part.reshape(len(demand), -1) for part in both], axis=1).astype(np.float32)

@@ -11,7 +11,7 @@ import pytest
 
 from recsys.compose import MODELS, Blend, Fallback, model_from_state
 from recsys.models.fit.als import ALSRecommender
-from recsys.models.fit.content import ContentRecommender
+from recsys.models.fit.content import ContentNeighboursRecommender, ContentRecommender
 from recsys.models.fit.frequency import FrequencyRecommender
 from recsys.models.fit.item_item import BasketRecommender, CosineRecommender, LocalRidgeRecommender
 from recsys.models.fit.matrix import Recommender
@@ -23,7 +23,8 @@ from recsys.models.fit.popularity import (
     TrendingRecommender,
 )
 from recsys.models.fit.session_knn import SessionKNNRecommender
-from recsys.phase1 import DEFAULT, build_surfaces
+from recsys.phase1 import Workshop
+from recsys.phases import PHASES
 from recsys.ranking import Mask, Model, ModelState, Query
 from tests.factories import checkerboard, query
 
@@ -45,9 +46,10 @@ def fitted_content() -> Model:
     """Half of the items have never been sold; the content model ranks those."""
     keep = DATASET.events.item % 4 < 2
     dataset = replace(DATASET, events=DATASET.events.take(keep))
-    return ContentRecommender(epochs=40, snapshots=1, window_days=10.0, cold_share=0.4).fit(
-        dataset, DATASET.until, np.random.default_rng(0)
-    )
+    return QUICK_CONTENT.fit(dataset, DATASET.until, np.random.default_rng(0))
+
+
+QUICK_CONTENT = ContentRecommender(epochs=40, snapshots=1, window_days=10.0, cold_share=0.4)
 
 
 BUILDERS: dict[str, Callable[[], Model]] = {
@@ -66,8 +68,10 @@ BUILDERS: dict[str, Callable[[], Model]] = {
     "session_knn": lambda: fitted(SessionKNNRecommender()),
     "content": lambda: fitted_content(),
     "blend": blend,
+    "similar_content": lambda: fitted(ContentNeighboursRecommender(max_shoppers=1_000)),
     **{
-        f"phase1 {surface}": lambda surface=surface: phase1()[surface]  # type: ignore[misc]
+        f"phase{number} {surface}": lambda number=number, surface=surface: phase(number)[surface]  # type: ignore[misc]
+        for number in PHASES
         for surface in ("home", "similar", "bought_together", "cart", "buy_again", "trending", "new_arrivals")
     },
 }
@@ -75,8 +79,9 @@ COLLABORATIVE = ("item_knn", "similar", "bought_together", "cart", "local_ridge"
 
 
 @cache
-def phase1() -> dict[str, Model]:
-    surfaces, _ = build_surfaces(DEFAULT, DATASET, DATASET.until, np.random.default_rng(0))
+def phase(number: int) -> dict[str, Model]:
+    plan = PHASES[number]
+    surfaces, _ = plan.build_surfaces(Workshop(DATASET, DATASET.until, 0), plan.DEFAULT)
     return {str(surface): model for surface, model in surfaces.items()}
 
 
@@ -123,7 +128,7 @@ def test_only_eligible_items_and_as_many_as_before(model: Model, asked: str) -> 
     if len(full) and model.kind != "random":
         one = np.zeros(N_ITEMS, dtype=np.bool_)
         one[full.items[-1]] = True
-        if model.name not in ("blend", "stack", "phase1"):  # a blend may ask its parts less deep
+        if model.name not in ("blend", "stack", "phase1", "phase2"):  # a blend may ask its parts less deep
             assert model.recommend(QUERIES[asked], 1, one).items.tolist() == [full.items[-1]]
 
 
@@ -179,7 +184,7 @@ def test_content_ranks_unsold_items_by_what_they_are(parity: int) -> None:
     assert {int(item) % 2 for item in ranking.items} == {parity}
 
 
-@pytest.mark.parametrize("name", [n for n in BUILDERS if n.startswith("phase1") and "buy_again" not in n])
+@pytest.mark.parametrize("name", [n for n in BUILDERS if n.startswith("phase") and "buy_again" not in n])
 def test_every_surface_but_buy_again_fills_an_answer_at_one_eligible_item_in_forty(name: str) -> None:
     for item in (0, 13, N_ITEMS - 1):
         mask = np.zeros(N_ITEMS, dtype=np.bool_)

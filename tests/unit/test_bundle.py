@@ -22,7 +22,7 @@ METADATA: dict[str, Any] = {"data": {"since": 0, "until": 1, "fingerprint": "f",
 
 def write(bundles: Path, dataset: Dataset | None = None) -> Path:
     dataset = dataset or checkerboard()
-    surfaces, popularity = phase1.build_surfaces(phase1.DEFAULT, dataset, dataset.until, np.random.default_rng(0))
+    surfaces, popularity = phase1.build_surfaces(phase1.Workshop(dataset, dataset.until, 0), phase1.DEFAULT)
     return write_bundle(
         bundles, phase=1, surfaces=surfaces, popularity=popularity, dataset=dataset, at=dataset.until, metadata=METADATA
     )
@@ -40,7 +40,7 @@ def bundle(written: Path) -> Bundle:
 
 def test_a_loaded_bundle_answers_like_the_models_it_was_written_from(bundle: Bundle) -> None:
     dataset = checkerboard()
-    surfaces, _ = phase1.build_surfaces(phase1.DEFAULT, dataset, dataset.until, np.random.default_rng(0))
+    surfaces, _ = phase1.build_surfaces(phase1.Workshop(dataset, dataset.until, 0), phase1.DEFAULT)
     mask = np.ones(dataset.n_items, dtype=np.bool_)
     for surface, model in surfaces.items():
         expected = model.recommend(query(0, 2, 4), 10, mask)

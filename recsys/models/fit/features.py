@@ -51,12 +51,11 @@ class ItemFeatures:
     warnings: tuple[str, ...]
     """What is odd about the catalogue, in words."""
 
-    def matrix(self, slots: slice = slice(None)) -> sparse.csr_matrix:
-        """`(n_items, n_features)` float32: the weights of the features that stand in some of the slots."""
-        features, weights = self.features[:, slots], self.weights[:, slots]
-        rows, places = np.nonzero(features >= 0)
-        shape = (len(features), max(1, self.encoder.n_features))
-        return sparse.csr_matrix((weights[rows, places], (rows, features[rows, places])), shape=shape)
+    def matrix(self) -> sparse.csr_matrix:
+        """`(n_items, n_features)` float32: the weights of each item's features."""
+        rows, places = np.nonzero(self.features >= 0)
+        shape = (len(self.features), max(1, self.encoder.n_features))
+        return sparse.csr_matrix((self.weights[rows, places], (rows, self.features[rows, places])), shape=shape)
 
 
 def item_contents(catalogue: Catalogue) -> list[ItemContent]:

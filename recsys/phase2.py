@@ -1,0 +1,104 @@
+"""Phase 2: the content-based hybrid. Phase 1, and what items are, for items that few or none have met.
+
+Home adds the content model to phase 1's blend; each item counts there by how little is known of it, so warm items keep
+their collaborative strength. An item that was never sold has similar products by its features, and new arrivals are ranked
+for who asks. The search decides how much content counts, on validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import optuna
+import polars as pl
+
+from recsys import phase1
+from recsys.compose import Fallback
+from recsys.evaluation.evaluate import COLD, primary
+from recsys.events import Surface
+from recsys.models.content import ContentModel
+from recsys.models.fit.content import ContentNeighboursRecommender, ContentRecommender
+from recsys.models.fit.matrix import Recommender
+from recsys.models.fit.popularity import NewArrivalsRecommender
+from recsys.models.popularity import OrderModel
+from recsys.phase1 import Phase1Config, Surfaces, Workshop, baselines
+from recsys.ranking import Model
+
+NAME: Final = "phase2"
+HOME_CANDIDATES: Final = 200
+"""Home scores so many little-known items, the most promising ones: more cost time and add next to nothing."""
+
+__all__ = ["DEFAULT", "NAME", "Phase2Config", "Workshop", "baselines", "build_surfaces", "home", "rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase2Config(Phase1Config):
+    """What the search decides: phase 1's, and how much content counts."""
+
+    content_weight: float = 0.02
+
+
+DEFAULT: Final = Phase2Config()
+
+
+def default_params() -> dict[str, Any]:
+    """`DEFAULT` as the first trial of a search."""
+    return {**phase1.default_params(), "content_weight": DEFAULT.content_weight}
+
+
+def suggest(trial: optuna.Trial) -> Phase2Config:
+    """The search space."""
+    return Phase2Config(
+        **asdict(phase1.suggest(trial)), content_weight=trial.suggest_float("content_weight", 0.002, 0.5, log=True)
+    )
+
+
+def objective(frame: pl.DataFrame) -> float:
+    """What a trial is judged by: phase 1's objective, and the items that nobody had met before."""
+    return phase1.objective(frame) + primary(frame, "trial", COLD)
+
+
+def candidates(config: Phase2Config) -> dict[str, Recommender]:
+    """Single models, each of which could have been phase 2."""
+    return {**phase1.candidates(config), "content": ContentRecommender()}
+
+
+def home(workshop: Workshop, config: Phase2Config) -> Model:
+    """Phase 1's blend and content."""
+    content = replace(_content(workshop), max_candidates=HOME_CANDIDATES)
+    return workshop.blend([*workshop.parts(config), (content, config.content_weight)], config, NAME)
+
+
+def _content(workshop: Workshop) -> ContentModel:
+    model = workshop.fit(ContentRecommender())
+    assert isinstance(model, ContentModel)
+    return model
+
+
+def rows(workshop: Workshop, config: Phase2Config) -> dict[str, Model]:
+    """Every row of the tables: those of phase 1, the content model alone, and the phase."""
+    return {**phase1.rows(workshop, config), "content": _content(workshop), NAME: home(workshop, config)}
+
+
+def build_surfaces(workshop: Workshop, config: Phase2Config) -> Surfaces:
+    """Every surface's model."""
+    surfaces, popularity = phase1.build_surfaces(workshop, config)
+    similar = surfaces[Surface.SIMILAR]
+    assert isinstance(similar, Fallback)
+    neighbours = workshop.fit(ContentNeighboursRecommender())
+    changed: Mapping[Surface, Model] = {
+        Surface.HOME: home(workshop, config),
+        Surface.SIMILAR: replace(similar, models=(similar.models[0], neighbours, *similar.models[1:])),
+        Surface.NEW_ARRIVALS: Fallback((_new_arrivals(workshop), surfaces[Surface.NEW_ARRIVALS]), "new_arrivals"),
+    }
+    return {**surfaces, **changed}, popularity
+
+
+def _new_arrivals(workshop: Workshop) -> Model:
+    """The new arrivals, ranked for who asks; what others know of them already does not count against them."""
+    arrivals, content = workshop.fit(NewArrivalsRecommender()), _content(workshop)
+    assert isinstance(arrivals, OrderModel)
+    return replace(content, order=arrivals.order, unknown=np.ones_like(content.unknown), name="new_arrivals_for_you")
