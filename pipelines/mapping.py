@@ -67,6 +67,8 @@ class EventColumns(_Strict):
     received_at: str | None = None
     request_id: str | None = None
     surface: str | None = None
+    region: str | None = None
+    """Where the shopper was: a store, a town, a country; demand differs between them."""
 
 
 class Returns(_Strict):

@@ -187,6 +187,7 @@ def event_select(reader: Reader, source: EventSource) -> str:
         "received_at": reader.time(columns.received_at),
         "request_id": reader.column(columns.request_id),
         "surface": reader.column(columns.surface),
+        "region": _without_point_zero(reader.column(columns.region)),
         "line": "CASE WHEN NOT json_valid(line) THEN line END" if source.format == "jsonl" else "CAST(NULL AS VARCHAR)",
     }
     lines_of_kind = ""

@@ -20,9 +20,9 @@ from recsys.compose import model_from_state
 from recsys.errors import UserError
 from recsys.events import Surface
 from recsys.ids import BytesColumn, HashIndex
-from recsys.ranking import EMPTY_HISTORY, History, ItemArray, Mask, Model, ModelState, Query
+from recsys.ranking import EMPTY_HISTORY, NO_ITEM, History, ItemArray, Mask, Model, ModelState, Query
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of the directory; raised by one when an older service could not read a newer bundle."""
 
 Arrays = dict[str, NDArray[Any]]
@@ -83,9 +83,18 @@ class BundleHistories:
     items: ItemArray
     event_types: NDArray[np.uint8]
     age_days: NDArray[np.float32]
+    regions: NDArray[np.int32]
+    """`(n_users,)` int32: where each user usually is, or -1."""
+    region_index: HashIndex
+    """From a region's name to its code."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def region_of(self, user_id: str) -> int:
+        """The code of where a user usually is, -1 where that is unknown."""
+        row = self.index.row(user_id)
+        return int(self.regions[row]) if row >= 0 else NO_ITEM
 
     def of(self, user_id: str) -> History:
         """The user's history, oldest first, aged up to the end of the data; empty for a user unknown to it."""
@@ -160,6 +169,8 @@ def _read_histories(arrays: Arrays) -> BundleHistories:
         items=arrays["history-items"],
         event_types=arrays["history-event_types"],
         age_days=arrays["history-age_days"],
+        regions=arrays["history-regions"],
+        region_index=HashIndex(arrays["region-hashes"], arrays["region-rows"]),
     )
 
 
@@ -253,6 +264,7 @@ def record_answers(
                 session_items=last,
                 cart_items=last,
                 context_item=int(last[0]) if len(last) else -1,
+                region=histories.region_of(user_id),
             )
             items = model.recommend(query, SMOKE_K, mask).items
             answers.append({"surface": str(surface), "user_id": user_id, "rows": [int(i) for i in items]})

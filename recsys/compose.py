@@ -16,6 +16,7 @@ from recsys.models.frequency import FrequencyModel
 from recsys.models.item_item import ItemItemModel
 from recsys.models.popularity import CategoryPopularityModel, OrderModel
 from recsys.models.random import RandomModel
+from recsys.models.regional import RegionalModel
 from recsys.models.session_knn import SessionKNNModel
 from recsys.ranking import EMPTY_RANKING, Mask, Model, ModelState, Query, Ranking, ScoreArray, top_k
 
@@ -142,6 +143,7 @@ MODELS: Final[dict[str, type[Model]]] = {
         ItemItemModel,
         OrderModel,
         RandomModel,
+        RegionalModel,
         SessionKNNModel,
     )
 }

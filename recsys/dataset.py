@@ -6,7 +6,7 @@ the rest anonymous sessions, so models learn from both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ MAX_HISTORY_EVENTS: Final = 4_000
 """A shopper's history is their most recent four thousand events: in training, evaluation and serving alike."""
 
 
+REGION_HALF_LIFE_DAYS: Final = 60.0
 IDLE_DAYS: Final = 31
 """From so many days without any event on, the shop stood still, and its time with it."""
 
@@ -36,7 +37,7 @@ class TablesMissingError(UserError, FileNotFoundError):
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Interactions in order of time: six parallel arrays of length n."""
+    """Interactions in order of time: parallel arrays of length n."""
 
     shopper: NDArray[np.int32]
     session: NDArray[np.int32]
@@ -45,6 +46,8 @@ class Events:
     second: NDArray[np.int64]
     """Unix time, UTC, not decreasing, without the times when the shop stood still (`close_gaps`)."""
     quantity: NDArray[np.int32]
+    region: NDArray[np.int32]
+    """Code into the dataset's `regions`, or -1."""
 
     def __len__(self) -> int:
         return len(self.item)
@@ -58,6 +61,7 @@ class Events:
             self.event_type[keep],
             self.second[keep],
             self.quantity[keep],
+            self.region[keep],
         )
 
     def before(self, second: int) -> Events:
@@ -106,6 +110,8 @@ class Dataset:
     user_ids: tuple[str, ...]
     n_shoppers: int
     n_sessions: int
+    regions: tuple[str, ...] = ()
+    """Sorted."""
 
     @property
     def n_items(self) -> int:
@@ -117,7 +123,7 @@ class Dataset:
 
     def before(self, second: int) -> Dataset:
         """The same catalogue and shoppers, knowing only what happened strictly before `second`."""
-        return Dataset(self.events.before(second), self.catalogue, self.user_ids, self.n_shoppers, self.n_sessions)
+        return replace(self, events=self.events.before(second))
 
     @property
     def until(self) -> int:
@@ -136,6 +142,8 @@ class Histories:
         counts = np.bincount(events.shopper, minlength=dataset.n_shoppers)
         self._offsets = np.concatenate([[0], np.cumsum(counts)])
         self._at = at
+        self.regions = usual_regions(dataset, at)
+        """`(n_shoppers,)` int32 region code, -1 where unknown."""
 
     def __getitem__(self, shopper: int) -> History:
         start, stop = int(self._offsets[shopper]), int(self._offsets[shopper + 1])
@@ -146,6 +154,23 @@ class Histories:
             event_types=self._events.event_type[rows],
             age_days=((self._at - seconds) / SECONDS_PER_DAY).astype(np.float32),
         )
+
+
+def usual_regions(dataset: Dataset, at: int) -> NDArray[np.int32]:
+    """`(n_shoppers,)` int32: the region where each shopper has been most, lately, before `at` (Unix second); -1 without any."""
+    events = dataset.events.before(at)
+    events = events.take(events.region >= 0)
+    usual = np.full(dataset.n_shoppers, -1, dtype=np.int32)
+    weights = np.exp2(-(at - events.second) / SECONDS_PER_DAY / REGION_HALF_LIFE_DAYS)
+    pairs, place = np.unique(
+        events.shopper.astype(np.int64) * len(dataset.regions) + events.region, return_inverse=True
+    )
+    totals = np.bincount(place, weights, minlength=len(pairs))
+    # Of one shopper's regions the strongest comes last, and stays.
+    order = np.lexsort((totals, pairs // max(1, len(dataset.regions))))
+    shopper, region = np.divmod(pairs[order], max(1, len(dataset.regions)))
+    usual[shopper] = region
+    return usual
 
 
 def close_gaps(seconds: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -201,12 +226,13 @@ def load_dataset(tables: Path) -> Dataset:
     items = pl.read_parquet(tables / "items.parquet").sort("item_id")
     interactions = pl.read_parquet(
         tables / "interactions.parquet",
-        columns=["occurred_at", "event_id", "user_id", "session_id", "item_id", "event_type", "quantity"],
+        columns=["occurred_at", "event_id", "user_id", "session_id", "item_id", "event_type", "quantity", "region"],
     ).sort("occurred_at", "event_id")
     item_ids = items["item_id"]
     categories = items["category"].drop_nulls().unique().sort()
     user_ids = interactions["user_id"].drop_nulls().unique().sort()
     sessions = interactions["session_id"].unique().sort()
+    regions = interactions["region"].drop_nulls().unique().sort()
     anonymous = interactions.filter(pl.col("user_id").is_null())["session_id"].unique().sort()
 
     def code(values: pl.Series, vocabulary: pl.Series) -> NDArray[np.int32]:
@@ -228,6 +254,7 @@ def load_dataset(tables: Path) -> Dataset:
             .astype(np.uint8),
             second=close_gaps(interactions["occurred_at"].dt.epoch("s").to_numpy().astype(np.int64)),
             quantity=interactions["quantity"].to_numpy().astype(np.int32),
+            region=code(interactions["region"], regions),
         ),
         catalogue=Catalogue(
             item_ids=tuple(item_ids),

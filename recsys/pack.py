@@ -73,6 +73,8 @@ def pack_histories(dataset: Dataset, at: int) -> BundleHistories:
         items=np.concatenate([empty, *(h.items for h in users)]).astype(np.int32),
         event_types=np.concatenate([empty, *(h.event_types for h in users)]).astype(np.uint8),
         age_days=np.concatenate([empty, *(h.age_days for h in users)]).astype(np.float32),
+        regions=histories.regions[: dataset.n_users],
+        region_index=HashIndex.build(dataset.regions),
     )
 
 
@@ -131,6 +133,9 @@ def history_arrays(histories: BundleHistories) -> Arrays:
         "history-items": histories.items,
         "history-event_types": histories.event_types,
         "history-age_days": histories.age_days,
+        "history-regions": histories.regions,
+        "region-hashes": histories.region_index.hashes,
+        "region-rows": histories.region_index.rows,
     }
 
 

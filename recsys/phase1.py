@@ -134,16 +134,17 @@ class Workshop:
             (self.fit(PopularityRecommender(config.popularity_half_life_days)), config.popularity_weight),
         ]
 
-    def blend(self, parts: Sequence[tuple[Model, float]], config: Phase1Config, name: str) -> Model:
-        """The weighted sum of `parts`, filled up with popularity."""
-        popularity = self.fit(PopularityRecommender(config.popularity_half_life_days))
-        models, weights = zip(*parts, strict=True)
-        return Fallback((Blend(models, weights, config.depth, name), popularity), name)
-
 
 def home(workshop: Workshop, config: Phase1Config) -> Model:
-    """What answers on the home surface, and in the tables."""
-    return workshop.blend(workshop.parts(config), config, NAME)
+    """What answers on the home surface, and in the tables: the blend, filled up with popularity."""
+    popularity = workshop.fit(PopularityRecommender(config.popularity_half_life_days))
+    return Fallback((blend(workshop.parts(config), config, NAME), popularity), NAME)
+
+
+def blend(parts: Sequence[tuple[Model, float]], config: Phase1Config, name: str) -> Blend:
+    """The weighted sum of `parts`."""
+    models, weights = zip(*parts, strict=True)
+    return Blend(models, weights, config.depth, name)
 
 
 def rows(workshop: Workshop, config: Phase1Config) -> dict[str, Model]:

@@ -22,12 +22,16 @@ from recsys.events import Surface
 from recsys.models.content import ContentModel
 from recsys.models.fit.content import ContentNeighboursRecommender, ContentRecommender
 from recsys.models.fit.matrix import Recommender
-from recsys.models.fit.popularity import NewArrivalsRecommender
+from recsys.models.fit.popularity import NewArrivalsRecommender, PopularityRecommender
+from recsys.models.fit.regional import RegionalRecommender
 from recsys.models.popularity import OrderModel
+from recsys.models.regional import RegionalModel
 from recsys.phase1 import Phase1Config, Surfaces, Workshop, baselines
 from recsys.ranking import Model
 
 NAME: Final = "phase2"
+STRANGER_DEPTH: Final = 500
+"""Of popularity, for a stranger: what is popular in a region is not far down everywhere."""
 HOME_CANDIDATES: Final = 200
 """Home scores so many little-known items, the most promising ones: more cost time and add next to nothing."""
 
@@ -39,6 +43,10 @@ class Phase2Config(Phase1Config):
     """What the search decides: phase 1's, and how much content counts."""
 
     content_weight: float = 0.02
+    region_weight: float = 0.15
+    """Exponent of regional demand on what is known of the shopper."""
+    stranger_region_weight: float = 1.0
+    """The same on popularity, which is all that a stranger can be told."""
 
 
 DEFAULT: Final = Phase2Config()
@@ -46,13 +54,15 @@ DEFAULT: Final = Phase2Config()
 
 def default_params() -> dict[str, Any]:
     """`DEFAULT` as the first trial of a search."""
-    return {**phase1.default_params(), "content_weight": DEFAULT.content_weight}
+    return {**phase1.default_params(), "content_weight": DEFAULT.content_weight, "region_weight": DEFAULT.region_weight}
 
 
 def suggest(trial: optuna.Trial) -> Phase2Config:
     """The search space."""
     return Phase2Config(
-        **asdict(phase1.suggest(trial)), content_weight=trial.suggest_float("content_weight", 0.002, 0.5, log=True)
+        **asdict(phase1.suggest(trial)),
+        content_weight=trial.suggest_float("content_weight", 0.002, 0.5, log=True),
+        region_weight=trial.suggest_float("region_weight", 0.02, 0.3),
     )
 
 
@@ -67,9 +77,22 @@ def candidates(config: Phase2Config) -> dict[str, Recommender]:
 
 
 def home(workshop: Workshop, config: Phase2Config) -> Model:
-    """Phase 1's blend and content."""
+    """Phase 1's blend and content, moved towards what sells where the shopper is; likewise popularity, for a stranger."""
     content = replace(_content(workshop), max_candidates=HOME_CANDIDATES)
-    return workshop.blend([*workshop.parts(config), (content, config.content_weight)], config, NAME)
+    popularity = workshop.fit(PopularityRecommender(config.popularity_half_life_days))
+    known = phase1.blend([*workshop.parts(config), (content, config.content_weight)], config, NAME)
+    demand = workshop.fit(RegionalRecommender())
+    assert isinstance(demand, RegionalModel)
+    nearby = replace(
+        demand,
+        model=known,
+        weight=config.region_weight,
+        stranger_weight=config.stranger_region_weight,
+        depth=config.depth,
+        stranger_depth=STRANGER_DEPTH,
+        name=NAME,
+    )
+    return Fallback((nearby, popularity), NAME)
 
 
 def _content(workshop: Workshop) -> ContentModel:

@@ -67,6 +67,8 @@ class Query:
     """The item whose page is shown, or `NO_ITEM`."""
     category: int = NO_ITEM
     """Code of the category to prefer when nothing else is known, or `NO_ITEM`."""
+    region: int = NO_ITEM
+    """Code of where the shopper is, or `NO_ITEM`."""
     seed: int = 0
     """Makes whatever is random in an answer repeatable."""
 

@@ -65,6 +65,7 @@ RAW_EVENTS: Final = Table(
         _c("received_at", "TIMESTAMP", "when our own service took it; null for imports", nullable=True),
         _c("request_id", "VARCHAR", "the answer that the event follows from", nullable=True),
         _c("surface", "VARCHAR", "where the item was met", nullable=True),
+        _c("region", "VARCHAR", "where the shopper was: a store, a town, a country", nullable=True),
         _c("line", "VARCHAR", "the line as found, where it could not be split into columns", nullable=True),
     ),
 )
@@ -141,6 +142,7 @@ INTERACTIONS: Final = Table(
         _c("order_id", "VARCHAR", "", nullable=True),
         _c("request_id", "VARCHAR", "the answer that the event follows from", nullable=True),
         _c("surface", "VARCHAR", "where the item was met", nullable=True),
+        _c("region", "VARCHAR", "where the shopper was: a store, a town, a country", nullable=True),
         _c("source", "VARCHAR", ""),
     ),
 )

@@ -23,8 +23,10 @@ from service.schemas import NO_FILTERS, Filters, RecommendRequest
 from service.session_store import Records, SessionStore, StoreUnavailableError
 
 _SESSION_SECONDS: Final = 30 * 60
-_PERSONAL: Final = frozenset({Surface.HOME, Surface.BUY_AGAIN})
+_PERSONAL: Final = frozenset({Surface.HOME, Surface.BUY_AGAIN, Surface.NEW_ARRIVALS})
 """Surfaces that answer from the shopper's history; the others need nothing from Redis."""
+_OWN_FALLBACK: Final = frozenset({Surface.NEW_ARRIVALS})
+"""Personal surfaces whose own model answers a stranger too; popularity answers the others when Redis is gone."""
 _NO_ITEMS: Final[ItemArray] = np.empty(0, dtype=np.int32)
 
 
@@ -104,8 +106,15 @@ class Answering:
         cart = np.array([catalogue.row(item_id) for item_id in request.cart], dtype=np.int32)
         cart = cart[cart != NO_ITEM]
         mask = eligible(live, request.filters, context, cart, shopper.history)
-        query = Query(surface, shopper.history, shopper.session_items, cart, context)
-        model: Model = bundle.popularity if degraded and surface in _PERSONAL else bundle.surfaces[surface]
+        region = NO_ITEM if request.user_id is None else bundle.histories.region_of(request.user_id)
+        if request.region is not None:
+            region = bundle.histories.region_index.row(request.region)
+            if region == NO_ITEM:
+                warnings.append(f"region {request.region!r} is not known yet")
+        query = Query(surface, shopper.history, shopper.session_items, cart, context, region=region)
+        model: Model = (
+            bundle.popularity if degraded and surface in _PERSONAL - _OWN_FALLBACK else bundle.surfaces[surface]
+        )
         if surface is Surface.TRENDING:
             ranking = self._with_live_trend(live, model, query, request.k, mask)
         else:

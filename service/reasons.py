@@ -19,6 +19,14 @@ _ABOUT_AN_ITEM: Final = {
     "cart": "Goes with {} in your cart",
     "category_popularity": "Popular in the same category as {}",
 }
+_BY_CONTENT: Final = {
+    (True, True): "Same type and brand as {}",
+    (True, False): "Same type as {}",
+    (False, True): "Same brand as {}",
+    (False, False): "Much like {}",
+}
+"""By whether type and brand are the same."""
+_CONTENT: Final = frozenset({"content", "similar_content", "new_arrivals_for_you"})
 _PLAIN: Final = {
     "popularity": b'"Popular right now"',
     "category_popularity": b'"Popular in this category"',
@@ -28,9 +36,16 @@ _PLAIN: Final = {
     "random": b'"Picked at random"',
 }
 _UNKNOWN: Final = b'"Chosen for you"'
-_ABOUT: Final = {
-    source: tuple(part.encode() for part in f'"{words}"'.split("{}")) for source, words in _ABOUT_AN_ITEM.items()
-}
+
+
+def _around(words: str) -> tuple[bytes, bytes]:
+    """A sentence as a JSON string, in two parts around the title."""
+    before, after = f'"{words}"'.encode().split(b"{}")
+    return before, after
+
+
+_ABOUT: Final = {source: _around(words) for source, words in _ABOUT_AN_ITEM.items()}
+_SHARED: Final = {same: _around(words) for same, words in _BY_CONTENT.items()}
 
 
 def reasons(ranking: Ranking, history: History, catalogue: BundleCatalogue) -> list[bytes]:
@@ -40,12 +55,21 @@ def reasons(ranking: Ranking, history: History, catalogue: BundleCatalogue) -> l
     for place, (source, because) in enumerate(zip(ranking.sources, ranking.because.tolist(), strict=True)):
         if source == "buy_again" and counts is not None:
             texts.append(_bought(int(counts[place])))
-        elif because != NO_ITEM and source in _ABOUT:
-            before, after = _ABOUT[source]
+        elif because != NO_ITEM and (source in _ABOUT or source in _CONTENT):
+            before, after = _ABOUT.get(source) or _SHARED[_same(int(ranking.items[place]), because, catalogue)]
             texts.append(before + catalogue.title_json(because)[1:-1] + after)
         else:
             texts.append(_PLAIN.get(source, _UNKNOWN))
     return texts
+
+
+def _same(item: int, other: int, catalogue: BundleCatalogue) -> tuple[bool, bool]:
+    """Whether two items are of one category and of one brand; what is unknown is not the same."""
+    category, brand = int(catalogue.category[item]), int(catalogue.brand[item])
+    return (
+        category >= 0 and category == int(catalogue.category[other]),
+        brand >= 0 and brand == int(catalogue.brand[other]),
+    )
 
 
 def _bought(times: int) -> bytes:

@@ -43,6 +43,7 @@ class RecommendRequest(_Strict):
     surface: Surface | None = Field(default=None, description="home, or similar where an item_id is given, by default.")
     item_id: Id | None = Field(default=None, description="The item whose page is shown.")
     cart: tuple[Id, ...] = Field(default=(), max_length=200)
+    region: Id | None = Field(default=None, description="Where the shopper is; where the user usually is, by default.")
     k: int = Field(default=12, ge=1, description="How many items; at most RECSYS_MAX_K.")
     filters: Filters = NO_FILTERS
 
@@ -95,6 +96,7 @@ class Event(_Strict):
     order_id: Id | None = None
     request_id: Id | None = Field(default=None, description="Of the answer that the event follows from.")
     surface: Surface | None = None
+    region: Id | None = Field(default=None, description="Where the shopper was: a store, a town, a country.")
 
     @model_validator(mode="after")
     def _somebody(self) -> Event:

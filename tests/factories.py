@@ -30,6 +30,7 @@ def make_dataset(rows: Sequence[Row], *, n_items: int, n_users: int, sessions: S
             event_type=np.array([EVENT_CODE[row[3]] for row in rows], dtype=np.uint8),
             second=np.array([row[0] for row in rows], dtype=np.int64),
             quantity=np.ones(len(rows), dtype=np.int32),
+            region=np.full(len(rows), -1, dtype=np.int32),
         ),
         catalogue=make_catalogue(n_items),
         user_ids=tuple(f"u{n}" for n in range(n_users)),

@@ -95,6 +95,7 @@ def tiny_dataset(rng: np.random.Generator) -> Dataset:
         event_type=np.full(n, EVENT_CODE[EventType.PURCHASE], dtype=np.uint8),
         second=np.array(second, dtype=np.int64),
         quantity=np.ones(n, dtype=np.int32),
+        region=np.full(n, -1, dtype=np.int32),
     )
     user_ids = tuple(f"household-{user:02}" for user in range(N_USERS))
     return Dataset(events, catalogue, user_ids, n_shoppers=N_USERS, n_sessions=WEEKS * N_USERS)

@@ -13,6 +13,7 @@ SELECT
     e.order_id,
     e.request_id,
     e.surface,
+    e.region,
     e.source
 FROM stg_kept_events AS e
 INNER JOIN event_weights ON event_weights.event_type = e.event_type

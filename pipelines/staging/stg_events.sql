@@ -19,6 +19,7 @@ WITH typed AS (
         received_at,
         request_id,
         surface,
+        region,
         event_id AS source_event_id
     FROM raw_events
 ),
@@ -64,6 +65,7 @@ SELECT
     received_at,
     request_id,
     surface,
+    region,
     reason,
     CASE WHEN reason IS NOT NULL THEN COALESCE(line, CONCAT_WS(
         ' | ', COALESCE(source_event_id, ''), COALESCE(event_type, ''), COALESCE(user_id, ''), COALESCE(session_id, ''),

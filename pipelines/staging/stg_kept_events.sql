@@ -27,7 +27,7 @@ reduced AS (
 SELECT
     e.event_id, e.event_type, e.user_id, e.session_id, e.item_id, e.order_id,
     CAST(COALESCE(reduced.quantity, e.quantity) AS INTEGER) AS quantity,
-    e.price_cents, e.occurred_at, e.received_at, e.request_id, e.surface, e.source
+    e.price_cents, e.occurred_at, e.received_at, e.request_id, e.surface, e.region, e.source
 FROM stg_unique_events AS e
 LEFT JOIN reduced ON reduced.event_id = e.event_id
 WHERE e.event_type <> 'return' AND COALESCE(reduced.quantity, e.quantity) > 0

@@ -6,7 +6,7 @@ WITH numbered AS (
         ROW_NUMBER() OVER (
             PARTITION BY event_id
             ORDER BY occurred_at, item_id, event_type, user_id, session_id, order_id, quantity, price_cents, received_at,
-                request_id, surface, source
+                request_id, surface, region, source
         ) AS copy
     FROM stg_events
     WHERE reason IS NULL
@@ -14,6 +14,6 @@ WITH numbered AS (
 
 SELECT
     event_id, event_type, user_id, session_id, item_id, order_id, quantity, price_cents, occurred_at, received_at,
-    request_id, surface, source
+    request_id, surface, region, source
 FROM numbered
 WHERE copy = 1

@@ -18,7 +18,7 @@ from recsys.dataset import Dataset, Histories
 from recsys.evaluation.metrics import METRICS, PRIMARY, K, relevant_ranks
 from recsys.evaluation.split import Window
 from recsys.events import EVENT_CODE, EventType, Surface
-from recsys.ranking import History, ItemArray, Mask, Model, Query
+from recsys.ranking import NO_ITEM, History, ItemArray, Mask, Model, Query
 
 DEPTH: Final = 5 * K
 """How deep a ranking is asked for, so that a tie across rank 20 is seen whole."""
@@ -55,6 +55,8 @@ class Case:
     bought_before: ItemArray
     truths: ItemArray
     """Sorted, unique."""
+    region: int = NO_ITEM
+    """Where they usually were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def make_task(dataset: Dataset, window: Window) -> Task:
     nothing = np.empty(0, dtype=np.int32)
     return Task(
         cases=tuple(
-            Case(shopper, histories[shopper], bought_by.get(shopper, nothing), truths)
+            Case(shopper, histories[shopper], bought_by.get(shopper, nothing), truths, int(histories.regions[shopper]))
             for shopper, truths in sorted(truths_by.items())
         ),
         available=dataset.catalogue.available,
@@ -134,7 +136,13 @@ class ModelScores:
 
 
 def _query(case: Case) -> Query:
-    return Query(surface=Surface.HOME, history=case.history, session_items=case.history.items[-1:], seed=case.shopper)
+    return Query(
+        surface=Surface.HOME,
+        history=case.history,
+        session_items=case.history.items[-1:],
+        region=case.region,
+        seed=case.shopper,
+    )
 
 
 def score_model(model: Model, task: Task, *, tick: Callable[[], None] = lambda: None) -> ModelScores:

@@ -22,6 +22,7 @@ from recsys.models.fit.popularity import (
     RandomRecommender,
     TrendingRecommender,
 )
+from recsys.models.fit.regional import RegionalRecommender
 from recsys.models.fit.session_knn import SessionKNNRecommender
 from recsys.phase1 import Workshop
 from recsys.phases import PHASES
@@ -42,6 +43,14 @@ def blend() -> Model:
     return Fallback((Blend(parts, (1.0, 0.5, 0.1), 20, "blend"), fitted(PopularityRecommender())), "stack")
 
 
+def regional() -> Model:
+    """Odd items sell in the region 1, even ones in the region 0."""
+    dataset = replace(DATASET, events=replace(DATASET.events, region=DATASET.events.item % 2), regions=("east", "west"))
+    demand = RegionalRecommender().fit(dataset, dataset.until, np.random.default_rng(0))
+    popularity = fitted(PopularityRecommender())
+    return replace(demand, model=popularity, weight=1.0, stranger_weight=3.0, depth=N_ITEMS, stranger_depth=N_ITEMS)
+
+
 def fitted_content() -> Model:
     """Half of the items have never been sold; the content model ranks those."""
     keep = DATASET.events.item % 4 < 2
@@ -49,7 +58,7 @@ def fitted_content() -> Model:
     return QUICK_CONTENT.fit(dataset, DATASET.until, np.random.default_rng(0))
 
 
-QUICK_CONTENT = ContentRecommender(epochs=40, snapshots=1, window_days=10.0, cold_share=0.4)
+QUICK_CONTENT = ContentRecommender(epochs=200, snapshots=1, window_days=10.0, folds=3)
 
 
 BUILDERS: dict[str, Callable[[], Model]] = {
@@ -67,6 +76,7 @@ BUILDERS: dict[str, Callable[[], Model]] = {
     "als": lambda: fitted(ALSRecommender(factors=8)),
     "session_knn": lambda: fitted(SessionKNNRecommender()),
     "content": lambda: fitted_content(),
+    "regional": lambda: regional(),
     "blend": blend,
     "similar_content": lambda: fitted(ContentNeighboursRecommender(max_shoppers=1_000)),
     **{
@@ -178,9 +188,9 @@ def test_collaborative_models_find_the_checkerboard(name: str, parity: int) -> N
 
 @pytest.mark.parametrize("parity", [0, 1])
 def test_content_ranks_unsold_items_by_what_they_are(parity: int) -> None:
-    ranking = build("content").recommend(query(parity, parity + 4, parity + 8), 8, ALLOWED)
+    unsold = np.arange(N_ITEMS) % 4 >= 2
+    ranking = build("content").recommend(query(parity, parity + 4, parity + 8), 8, unsold)
     assert len(ranking) == 8
-    assert all(int(item) % 4 >= 2 for item in ranking.items), "only what was never sold"
     assert {int(item) % 2 for item in ranking.items} == {parity}
 
 
@@ -190,6 +200,18 @@ def test_every_surface_but_buy_again_fills_an_answer_at_one_eligible_item_in_for
         mask = np.zeros(N_ITEMS, dtype=np.bool_)
         mask[item] = True
         assert build(name).recommend(Query(), 5, mask).items.tolist() == [item]
+
+
+@pytest.mark.parametrize("region", [0, 1])
+def test_a_stranger_gets_what_sells_where_they_are(region: int) -> None:
+    ranking = build("regional").recommend(Query(region=region), 10, ALLOWED)
+    assert {int(item) % 2 for item in ranking.items} == {region}
+
+
+@pytest.mark.parametrize("region", [-1, 2, 10**6])
+def test_an_unknown_region_changes_nothing(region: int) -> None:
+    plain = fitted(PopularityRecommender()).recommend(Query(), 10, ALLOWED)
+    assert build("regional").recommend(Query(region=region), 10, ALLOWED).items.tolist() == plain.items.tolist()
 
 
 def test_buy_again_returns_only_what_was_bought() -> None:

@@ -2,13 +2,13 @@
 
 Every step pretends that a random tenth of the items has just been listed: it takes them out of all histories and learns to
 rank them, among themselves, by what their features are. That is the very task that they are served for, so nothing has to be
-dropped out to keep an id part from being leant on: there is none. How wanted the other items with a feature are is learnt
-without the item's own demand, for the same reason.
+dropped out to keep an id part from being leant on: there is none. How wanted the items with a feature are is counted without
+all of the tenth at once: leaving out each item's own demand alone would give it away, as what its neighbours lack.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -48,8 +48,8 @@ class ContentRecommender:
     """Of the first hidden layer."""
     tower_dropout: float = 0.5
     """Of features, in the towers."""
-    cold_share: float = 0.1
-    """Of the items, pretended to be cold at each step."""
+    folds: int = 10
+    """Parts that the items are dealt into at each snapshot; one of them is pretended to be cold at each step."""
     negatives: int = 1_500
     """Cold items of a step that are ranked below what was bought."""
     batch: int = 64
@@ -69,14 +69,15 @@ class ContentRecommender:
         torch.manual_seed(int(rng.integers(2**31)))
         found = fit_features(dataset.catalogue)
         demand = Demand.of(found, dataset, at, self.demand_half_lives)
-        network = Network(self, found, demand.inputs()).to(device())
-        sold = np.flatnonzero(np.bincount(dataset.events.item, minlength=dataset.n_items))
-        if len(sold) > 1 and found.encoder.n_features:
-            self._train(network, self._snapshots(found, dataset, at), sold, rng)
+        inputs = demand.inputs(np.arange(dataset.n_items))
+        network = Network(self, found, inputs).to(device())
+        if len(dataset.events) and found.encoder.n_features:
+            self._train(network, self._snapshots(found, dataset, at, rng), rng)
         pairs = np.unique(np.stack([dataset.events.item, dataset.events.shopper]), axis=1)
-        return self._to_model(network, found, demand, np.bincount(pairs[0], minlength=dataset.n_items))
+        shoppers = np.bincount(pairs[0], minlength=dataset.n_items)
+        return self._to_model(network, found, demand, inputs, shoppers)
 
-    def _snapshots(self, found: ItemFeatures, dataset: Dataset, at: int) -> list[Snapshot]:
+    def _snapshots(self, found: ItemFeatures, dataset: Dataset, at: int, rng: np.random.Generator) -> list[Snapshot]:
         """Past moments with shoppers who had a past and a future then."""
         length = int(self.window_days * SECONDS_PER_DAY)
         shape = (dataset.n_shoppers, dataset.n_items)
@@ -93,13 +94,26 @@ class ContentRecommender:
                 met.append(strengths)
             both = np.flatnonzero((np.diff(met[0].indptr) > 0) & (np.diff(then.indptr) > 0))
             if len(both):
-                demand = Demand.of(found, past, moment, self.demand_half_lives).inputs()
-                taken.append(Snapshot(tuple(strengths[both] for strengths in met), then[both], demand))
+                folds = self._folds(found, past, moment, rng)
+                taken.append(Snapshot(tuple(strengths[both] for strengths in met), then[both], folds))
         return taken
 
-    def _train(
-        self, network: Network, snapshots: list[Snapshot], sold: NDArray[np.intp], rng: np.random.Generator
-    ) -> None:
+    def _folds(self, found: ItemFeatures, past: Dataset, moment: int, rng: np.random.Generator) -> tuple[Fold, ...]:
+        """Every item with features and a past stands in one fold, with its demand as if the fold had no past."""
+        fold_of = rng.integers(self.folds, size=past.n_items)
+        folds = []
+        for number in range(self.folds):
+            rest = replace(past, events=past.events.take(fold_of[past.events.item] != number))
+            items = np.flatnonzero((fold_of == number) & self._met(past))
+            inputs = Demand.of(found, rest, moment, self.demand_half_lives).inputs(items)
+            folds.append(Fold(items, inputs))
+        return tuple(folds)
+
+    @staticmethod
+    def _met(past: Dataset) -> NDArray[np.bool_]:
+        return np.bincount(past.events.item, minlength=past.n_items) > 0
+
+    def _train(self, network: Network, snapshots: list[Snapshot], rng: np.random.Generator) -> None:
         steps = [(snapshot, start) for snapshot in snapshots for start in range(0, len(snapshot), self.batch)]
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -111,8 +125,9 @@ class ContentRecommender:
             for step in rng.permutation(len(steps)):
                 snapshot, start = steps[step]
                 shoppers = orders[id(snapshot)][start : start + self.batch]
-                cold = rng.choice(sold, size=max(2, int(self.cold_share * len(sold))), replace=False)
-                loss = _loss(network, snapshot, shoppers, cold, cold[: self.negatives])
+                fold = snapshot.folds[rng.integers(len(snapshot.folds))]
+                drawn = rng.permutation(len(fold.items))[: self.negatives]
+                loss = _loss(network, snapshot, shoppers, fold, drawn)
                 if loss is not None:
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
@@ -121,12 +136,17 @@ class ContentRecommender:
 
     @torch.no_grad()
     def _to_model(
-        self, network: Network, found: ItemFeatures, demand: Demand, shoppers: NDArray[np.intp]
+        self,
+        network: Network,
+        found: ItemFeatures,
+        demand: Demand,
+        inputs: NDArray[np.float32],
+        shoppers: NDArray[np.intp],
     ) -> ContentModel:
-        """The fitted model in numpy; `shoppers` `(n_items,)`: how many have met each item."""
+        """The fitted model in numpy; `inputs` are all items', `shoppers` `(n_items,)` how many have met each."""
         network.eval()
         alone = network.plain_alone()
-        hidden = alone(demand.inputs())
+        hidden = alone(inputs)
         match, middle, output = network.plain_match(), _layer(network.middle), _layer(network.output)
         promise = output(np.maximum(middle(np.maximum(hidden + match.bias, 0.0)), 0.0))[:, 0]
         unknown = self.support / (self.support + shoppers)
@@ -186,6 +206,16 @@ class ContentNeighboursRecommender:
 
 
 @dataclass(frozen=True, slots=True)
+class Fold:
+    """Items that are pretended to be cold together."""
+
+    items: NDArray[np.intp]
+    """`(m,)`, ascending."""
+    demand: NDArray[np.float32]
+    """`(m, inputs)` float32: see `Demand.inputs`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Shoppers at a past moment."""
 
@@ -193,26 +223,22 @@ class Snapshot:
     """For every half-life `(n, n_items)` strengths of what they had met."""
     then: sparse.csr_matrix
     """`(n, n_items)`: what they bought next."""
-    demand: NDArray[np.float32]
-    """`(n_items, inputs)`: see `Demand.inputs`."""
+    folds: tuple[Fold, ...]
 
     def __len__(self) -> int:
         return int(self.then.shape[0])
 
 
 def _loss(
-    network: Network,
-    snapshot: Snapshot,
-    shoppers: NDArray[np.intp],
-    cold: NDArray[np.intp],
-    negatives: NDArray[np.intp],
+    network: Network, snapshot: Snapshot, shoppers: NDArray[np.intp], fold: Fold, drawn: NDArray[np.intp]
 ) -> torch.Tensor | None:
-    """Cross entropy of what was bought of the cold items; None where nothing was."""
+    """Cross entropy of what was bought of the fold, among that and the `drawn` places of it; None where nothing was."""
     then = snapshot.then[shoppers]
     is_cold = np.zeros(then.shape[1], dtype=np.bool_)
-    is_cold[cold] = True
-    wanted = np.unique(then.indices[is_cold[then.indices]])
-    items = np.union1d(negatives, wanted)
+    is_cold[fold.items] = True
+    wanted = np.searchsorted(fold.items, np.unique(then.indices[is_cold[then.indices]]))
+    places = np.union1d(drawn, wanted)
+    items = fold.items[places]
     targets = then[:, items].tocoo()
     if targets.nnz == 0:
         return None
@@ -221,7 +247,7 @@ def _loss(
         part = strengths[shoppers]
         part.data = np.where(is_cold[part.indices], np.float32(0.0), part.data)
         met.append(part)
-    chances = torch.log_softmax(network(met, items, snapshot.demand[items]), dim=1)
+    chances = torch.log_softmax(network(met, items, fold.demand[places]), dim=1)
     # A shopper with many purchases counts more, but not in proportion.
     weights = np.bincount(targets.row, minlength=len(shoppers))[targets.row].astype(np.float32) ** -0.5
     where = device()
@@ -234,65 +260,32 @@ class Demand:
     """How wanted the items with each feature are at some moment."""
 
     found: ItemFeatures
-    totals: NDArray[np.float64]
-    """`(n_features, 2)`: summed demand of the items with it, by half-life."""
-    counts: NDArray[np.float64]
-    """`(n_features, 2)`: items sold, items listed."""
-    largest: NDArray[np.float64]
-    """`(n_features, 2)`: largest and second largest demand of one item, by the first half-life."""
-    own: NDArray[np.float64]
-    """`(n_items, 2)`: the item's own demand."""
+    table: NDArray[np.float32]
+    """`(n_features, 5)` float32: logs of mean demand by half-life, smoothed by one average item, of the largest demand of one
+    item, and of how many items are sold and listed."""
 
     @classmethod
     def of(cls, found: ItemFeatures, dataset: Dataset, at: int, half_lives: tuple[float, float]) -> Demand:
         """`dataset` lies before `at`, Unix second."""
-        own = np.stack([item_scores(dataset, at, days) for days in half_lives], axis=1).astype(np.float64)
         items, slots = np.nonzero(found.features >= 0)
         known, n = found.features[items, slots], max(1, found.encoder.n_features)
-        totals = np.stack([np.bincount(known, own[items, side], minlength=n) for side in (0, 1)], axis=1).astype(
-            np.float64
-        )
-        sold = np.bincount(known, own[items, 0] > 0, minlength=n)
-        order = np.lexsort((-own[items, 0], known))
-        starts = np.searchsorted(known[order], np.arange(n + 1))
-        sorted_demand = np.append(own[items[order], 0], 0.0)
-        first = np.where(starts[1:] > starts[:-1], sorted_demand[starts[:-1]], 0.0)
-        second = np.where(starts[1:] > starts[:-1] + 1, sorted_demand[np.minimum(starts[:-1] + 1, len(order))], 0.0)
-        counts = np.stack([sold, np.bincount(known, minlength=n)], axis=1).astype(np.float64)
-        return cls(found, totals, counts, np.stack([first, second], axis=1), own)
+        recent, lasting = (item_scores(dataset, at, days) for days in half_lives)
+        is_sold = recent > 0
+        sold = np.bincount(known, is_sold[items], minlength=n)
+        largest = np.zeros(n)
+        np.maximum.at(largest, known, recent[items])
+        columns = [
+            np.log((np.bincount(known, own[items], minlength=n) + average) / (sold + 1.0) + 1e-4)
+            for own in (recent, lasting)
+            for average in [own.sum() / max(1, is_sold.sum())]
+        ]
+        columns += [np.log1p(part) for part in (largest, sold, np.bincount(known, minlength=n))]
+        return cls(found, np.stack(columns, axis=1).astype(np.float32))
 
-    @property
-    def table(self) -> NDArray[np.float32]:
-        """`(n_features, 5)` float32 as an unsold item reads it."""
-        return self._columns(self.totals, self.counts[:, 0], self.largest[:, 0], self.counts[:, 1])
-
-    def inputs(self) -> NDArray[np.float32]:
-        """`(n_items, inputs)` float32: see `demand_inputs`, each item's own demand left out."""
-        features = self.found.features
-        own = self.own[:, None, :]
-        largest = np.where(
-            self.largest[features, 0] == self.own[:, :1], self.largest[features, 1], self.largest[features, 0]
-        )
-        slots = self._columns(
-            self.totals[features] - own,
-            self.counts[features, 0] - (self.own[:, :1] > 0),
-            largest,
-            self.counts[features, 1],
-        )
-        return demand_inputs(slots, features >= 0, self.found.encoder.starts)
-
-    def _columns(
-        self,
-        totals: NDArray[np.float64],
-        sold: NDArray[np.float64],
-        largest: NDArray[np.float64],
-        listed: NDArray[np.float64],
-    ) -> NDArray[np.float32]:
-        """Logs of mean demand by half-life, smoothed by one average item, of the largest demand, and of how many items."""
-        average = self.own.sum(axis=0) / max(1.0, float((self.own[:, 0] > 0).sum()))
-        means = np.log((np.maximum(totals, 0.0) + average) / (np.maximum(sold, 0.0)[..., None] + 1.0) + 1e-4)
-        rest = [np.log1p(np.maximum(part, 0.0))[..., None] for part in (sold, largest, listed)]
-        return np.concatenate([means, *rest], axis=-1).astype(np.float32)
+    def inputs(self, items: NDArray[np.intp]) -> NDArray[np.float32]:
+        """`(m, inputs)` float32 for `items` `(m,)`: see `demand_inputs`."""
+        features = self.found.features[items]
+        return demand_inputs(self.table[features], features >= 0, self.found.encoder.starts)
 
 
 class Network(nn.Module):

@@ -1,0 +1,75 @@
+"""Regional demand: what sells where the shopper is, as a factor on another model's scores.
+
+Shelves, weather and habits differ between stores and towns; an item that sells where the shopper shops is nearer than one that
+sells elsewhere. A shopper of whom nothing is known but the place gets the place's popularity this way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.ranking import ItemArray, Mask, Model, ModelState, Query, Ranking, ScoreArray, top_k
+
+
+@dataclass(frozen=True)
+class RegionalModel:
+    """Multiplies the scores of `model` by `(1 + demand in the region) ** weight`; without a region they stay.
+
+    For a stranger, of whom there is no history, the region is all there is: the weight and the depth are others.
+    """
+
+    kind: ClassVar[str] = "regional"
+    model: Model
+    offsets: NDArray[np.int64]
+    """`(n_regions + 1,)` int64: region r is `items[offsets[r]:offsets[r + 1]]`."""
+    items: ItemArray
+    """Ascending within a region."""
+    logs: ScoreArray
+    """float32 parallel to `items`: log of one plus the decayed demand."""
+    weight: float
+    stranger_weight: float
+    depth: int
+    """How many items of `model` are looked at; at least k are."""
+    stranger_depth: int
+    name: str
+
+    def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
+        """See `Model`."""
+        if not 0 <= query.region < len(self.offsets) - 1:
+            return self.model.recommend(query, k, eligible)
+        stranger = len(query.history) == 0
+        weight, depth = (self.stranger_weight, self.stranger_depth) if stranger else (self.weight, self.depth)
+        ranking = self.model.recommend(query, max(k, depth) if k > 0 else 0, eligible)
+        scores = ranking.scores * np.exp(np.float32(weight) * self._logs(query.region, ranking.items))
+        best = top_k(ranking.items, scores, k)
+        sources = tuple(ranking.sources[place] for place in best.tolist())
+        return Ranking(ranking.items[best], scores[best], sources, ranking.because[best])
+
+    def _logs(self, region: int, wanted: ItemArray) -> ScoreArray:
+        """`(m,)` float32 for the items `wanted` `(m,)`, 0 where nobody asked for them there."""
+        part = slice(int(self.offsets[region]), int(self.offsets[region + 1]))
+        items, logs = self.items[part], self.logs[part]
+        if len(items) == 0:
+            return np.zeros(len(wanted), dtype=np.float32)
+        place = np.minimum(items.searchsorted(wanted), len(items) - 1)
+        return np.where(items[place] == wanted, logs[place], np.float32(0.0))
+
+    def state(self) -> ModelState:
+        """See `Model`."""
+        params = {
+            "weight": self.weight,
+            "stranger_weight": self.stranger_weight,
+            "depth": self.depth,
+            "stranger_depth": self.stranger_depth,
+            "name": self.name,
+        }
+        return ModelState(params, {"offsets": self.offsets, "items": self.items, "logs": self.logs}, (self.model,))
+
+    @classmethod
+    def from_state(cls, state: ModelState) -> Self:
+        """See `Model`."""
+        return cls(model=state.parts[0], **state.fields())
