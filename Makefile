@@ -7,8 +7,8 @@ DATA := data
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run ingest tables doctor train-phase1 evaluate publish rollback serve mlflow \
-        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-serve docs clean
+.PHONY: help run ingest tables doctor train-phase1 train-phase2 evaluate evaluate-phase2 publish rollback serve mlflow \
+        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-strangers bench-serve docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,8 +41,14 @@ doctor: $(VENV)/installed ## What the data supports, and what is missing
 train-phase1: $(VENV)/installed ## Train, evaluate and register phase 1
 	$(RECSYS) train --phase 1 --force
 
+train-phase2: $(VENV)/installed ## The same for phase 2: content, for new items, and regional demand
+	$(RECSYS) train --phase 2 --force
+
 evaluate: $(VENV)/installed ## The measured table of phase 1 (writes reports/)
 	$(RECSYS) evaluate --phase 1
+
+evaluate-phase2: $(VENV)/installed ## The measured table of phase 2, phase 1 beside it
+	$(RECSYS) evaluate --phase 2
 
 publish: $(VENV)/installed ## Make the newest bundle live
 	$(RECSYS) publish
@@ -86,6 +92,9 @@ bench-stranger: $(VENV)/installed ## 500,000 messy order lines through a propose
 
 bench-cold: $(VENV)/installed ## Items that nobody has met, ranked by what they are
 	$(BIN)/python -m benchmarks.cold
+
+bench-strangers: $(VENV)/installed ## Shoppers after 0, 1, 2 and 5 events
+	$(BIN)/python -m benchmarks.strangers
 
 bench-serve: $(VENV)/installed ## /recommend beside a constant FastAPI route (needs wrk)
 	$(BIN)/python -m benchmarks.serve

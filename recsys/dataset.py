@@ -271,6 +271,7 @@ def load_dataset(tables: Path) -> Dataset:
             listed_second=items["listed_at"].dt.epoch("s").fill_null(far).to_numpy().astype(np.int64),
         ),
         user_ids=tuple(user_ids),
+        regions=tuple(regions),
         n_shoppers=len(user_ids) + len(anonymous),
         n_sessions=len(sessions),
     )

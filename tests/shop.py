@@ -17,10 +17,11 @@ from typing import Final
 
 import numpy as np
 
-from recsys import phase1
 from recsys.dataset import SECONDS_PER_DAY, Catalogue, Dataset, Events, parse_day
 from recsys.events import EVENT_CODE, EventType
 from recsys.pack import write_bundle
+from recsys.phase1 import Workshop
+from recsys.phases import PHASES
 from recsys.publish import publish
 
 MARKUP: Final = '<img src=x onerror="window.hacked = true"><script>window.hacked = true</script>'
@@ -45,6 +46,8 @@ SHELVES: Final = {
     "GROCERY > DRINKS": ["COLA 12 PK", "ORANGE JUICE", "SPARKLING WATER", "COFFEE", "TEA", "LEMONADE"],
 }
 N_USERS: Final = 40
+REGIONS: Final = ("north", "south")
+"""Even households shop in the first, odd ones in the second."""
 WEEKS: Final = 12
 START: Final = parse_day("2017-09-01")
 STARTUP_SECONDS: Final = 60
@@ -95,10 +98,10 @@ def tiny_dataset(rng: np.random.Generator) -> Dataset:
         event_type=np.full(n, EVENT_CODE[EventType.PURCHASE], dtype=np.uint8),
         second=np.array(second, dtype=np.int64),
         quantity=np.ones(n, dtype=np.int32),
-        region=np.full(n, -1, dtype=np.int32),
+        region=np.array(shopper, dtype=np.int32) % 2,
     )
     user_ids = tuple(f"household-{user:02}" for user in range(N_USERS))
-    return Dataset(events, catalogue, user_ids, n_shoppers=N_USERS, n_sessions=WEEKS * N_USERS)
+    return Dataset(events, catalogue, user_ids, n_shoppers=N_USERS, n_sessions=WEEKS * N_USERS, regions=REGIONS)
 
 
 def publish_tiny_shop(data_dir: Path) -> str:
@@ -106,13 +109,13 @@ def publish_tiny_shop(data_dir: Path) -> str:
     return publish(data_dir / "bundles", write_tiny_bundle(data_dir).name)
 
 
-def write_tiny_bundle(data_dir: Path, dataset: Dataset | None = None) -> Path:
-    """Fit phase 1 on the tiny shop (or another) and write its bundle below `data_dir`, unpublished."""
+def write_tiny_bundle(data_dir: Path, dataset: Dataset | None = None, *, phase: int = 1) -> Path:
+    """Fit a phase on the tiny shop (or another) and write its bundle below `data_dir`, unpublished."""
     dataset = dataset or tiny_dataset(np.random.default_rng(0))
-    surfaces, popularity = phase1.build_surfaces(phase1.Workshop(dataset, dataset.until, 0), phase1.DEFAULT)
+    surfaces, popularity = PHASES[phase].build_surfaces(Workshop(dataset, dataset.until, 0), PHASES[phase].DEFAULT)
     return write_bundle(
         data_dir / "bundles",
-        phase=1,
+        phase=phase,
         surfaces=surfaces,
         popularity=popularity,
         dataset=dataset,

@@ -42,6 +42,8 @@ class ContentRecommender:
     dimensions: int = 0
     """Of the towers; 0 leaves them out."""
     epochs: int = 3
+    min_steps: int = 200
+    """A small shop is gone through more often, until so many steps were made."""
     learning_rate: float = 5e-3
     weight_decay: float = 1e-2
     dropout: float = 0.1
@@ -115,12 +117,15 @@ class ContentRecommender:
 
     def _train(self, network: Network, snapshots: list[Snapshot], rng: np.random.Generator) -> None:
         steps = [(snapshot, start) for snapshot in snapshots for start in range(0, len(snapshot), self.batch)]
+        if not steps:
+            return
+        epochs = max(self.epochs, -(-self.min_steps // len(steps)))
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=self.epochs * len(steps) + 1, pct_start=0.1
+            optimizer, self.learning_rate, total_steps=epochs * len(steps) + 1, pct_start=0.1
         )
         network.train()
-        for _ in range(self.epochs):
+        for _ in range(epochs):
             orders = {id(snapshot): rng.permutation(len(snapshot)) for snapshot in snapshots}
             for step in rng.permutation(len(steps)):
                 snapshot, start = steps[step]
