@@ -44,7 +44,8 @@ def _tracking_uri(data_dir: Path) -> str:
     return f"sqlite:///{(data_dir / 'mlflow' / 'mlflow.db').resolve()}"
 
 
-def _connect(data_dir: Path) -> MlflowClient:
+def connect(data_dir: Path) -> MlflowClient:
+    """A client of this data directory's runs; `mlflow`'s own functions follow it."""
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = _tracking_uri(data_dir)
@@ -77,7 +78,7 @@ def log_training(
 
     `results`: frames of `recsys.evaluation.evaluate` by window (`validation`, `test`).
     """
-    client = _connect(data_dir)
+    client = connect(data_dir)
     with mlflow.start_run(run_name=f"phase{phase} {bundle.name}", tags={"phase": str(phase), **tags}) as run:
         mlflow.log_params({key: value for key, value in params.items() if value is not None})
         for window, frame in results.items():
@@ -146,7 +147,7 @@ def set_champion(data_dir: Path, bundle_version: str) -> None:
     A bundle that came from elsewhere has none here; then the alias is removed, so that it never names a model
     that is not live.
     """
-    client = _connect(data_dir)
+    client = connect(data_dir)
     for version in client.search_model_versions(f"name = '{REGISTERED_MODEL}'"):
         if version.tags.get("bundle") == bundle_version:
             client.set_registered_model_alias(REGISTERED_MODEL, CHAMPION, version.version)
@@ -157,6 +158,6 @@ def set_champion(data_dir: Path, bundle_version: str) -> None:
 
 def open_ui(data_dir: Path, port: int) -> None:
     """Run MLflow's own server on this data until interrupted."""
-    _connect(data_dir)
+    connect(data_dir)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", _tracking_uri(data_dir)]
     subprocess.run([*command, "--host", "127.0.0.1", "--port", str(port)], check=True)
