@@ -20,9 +20,10 @@ from recsys.compose import model_from_state
 from recsys.errors import UserError
 from recsys.events import Surface
 from recsys.ids import BytesColumn, HashIndex
+from recsys.models.content import ContentModel
 from recsys.ranking import EMPTY_HISTORY, NO_ITEM, History, ItemArray, Mask, Model, ModelState, Query
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Of the directory; raised by one when an older service could not read a newer bundle."""
 
 Arrays = dict[str, NDArray[Any]]
@@ -34,7 +35,7 @@ class BundleError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class BundleCatalogue:
-    """Items by row, ready for answers: parallel columns of length n_items."""
+    """Items by row, ready for answers: parallel columns. Rows from `n_listed` on are spare, see `recsys.dataset.Catalogue`."""
 
     index: HashIndex
     item_ids: BytesColumn
@@ -52,6 +53,11 @@ class BundleCatalogue:
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    @property
+    def n_listed(self) -> int:
+        """Rows that are items."""
+        return len(self.index.hashes)
 
     def row(self, item_id: str) -> int:
         """The row of an item, or `NO_ITEM`."""
@@ -109,7 +115,7 @@ class BundleHistories:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A loaded bundle. Everything in it is immutable."""
+    """A loaded bundle. Everything in it is immutable but what `content.put` changes."""
 
     directory: Path
     manifest: Mapping[str, Any]
@@ -120,6 +126,8 @@ class Bundle:
     histories: BundleHistories
     sample_users: tuple[str, ...]
     """A few users with long histories, for smoke tests and demonstrations."""
+    content: ContentModel | None
+    """Where items that join are `put`; what else judges content shares its arrays."""
 
     @property
     def version(self) -> str:
@@ -140,6 +148,9 @@ class Bundle:
 def _read_models(nodes: list[dict[str, Any]], arrays: Arrays) -> list[Model]:
     models: list[Model] = []
     for node in nodes:
+        if node["kind"] == ContentModel.kind:
+            for name in ContentModel.writable:
+                arrays[node["arrays"][name]].flags.writeable = True
         state = ModelState(
             params=node["params"],
             arrays={name: arrays[file] for name, file in node["arrays"].items()},
@@ -224,7 +235,7 @@ def load_bundle(directory: Path) -> Bundle:
     verify(directory, manifest)
     arrays: Arrays = {
         # As plain arrays over the mapped memory: numpy's memmap class makes every slice several times dearer.
-        Path(name).stem: np.asarray(np.load(directory / name, mmap_mode="r", allow_pickle=False))
+        Path(name).stem: _map(directory / name)
         for name in manifest["files"]
     }
     try:
@@ -237,9 +248,17 @@ def load_bundle(directory: Path) -> Bundle:
             catalogue=_read_catalogue(arrays),
             histories=_read_histories(arrays),
             sample_users=tuple(manifest["sample_users"]),
+            content=next((model for model in models if isinstance(model, ContentModel)), None),
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise BundleError(f"{directory} does not fit this version: {error!r}") from error
+
+
+def _map(path: Path) -> NDArray[Any]:
+    """An array over the mapped file, read-only; where that is lifted, a write copies the page and never reaches the file."""
+    array = np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+    array.flags.writeable = False
+    return array
 
 
 SMOKE_K: Final = 5

@@ -12,6 +12,7 @@ import numpy as np
 
 from recsys.models.als import ALSModel
 from recsys.models.content import ContentModel
+from recsys.models.content_neighbours import ContentNeighboursModel
 from recsys.models.frequency import FrequencyModel
 from recsys.models.item_item import ItemItemModel
 from recsys.models.popularity import CategoryPopularityModel, OrderModel
@@ -138,6 +139,7 @@ MODELS: Final[dict[str, type[Model]]] = {
         Blend,
         CategoryPopularityModel,
         ContentModel,
+        ContentNeighboursModel,
         Fallback,
         FrequencyModel,
         ItemItemModel,

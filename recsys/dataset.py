@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -96,9 +96,38 @@ class Catalogue:
     available: NDArray[np.bool_]
     listed_second: NDArray[np.int64]
     """Unix time of the listing or first event; the largest int64 where neither is known."""
+    n_spare: int = 0
+    """So many rows at the end are empty: without an id, unavailable, for items that join while a bundle serves."""
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    @property
+    def n_listed(self) -> int:
+        """Rows that are items."""
+        return len(self) - self.n_spare
+
+    def with_spare(self, n: int) -> Catalogue:
+        """The same catalogue with n empty rows more at its end."""
+
+        def numbers(column: NDArray[Any], value: int) -> NDArray[Any]:
+            return np.concatenate([column, np.full(n, value, dtype=column.dtype)])
+
+        return replace(
+            self,
+            item_ids=self.item_ids + ("",) * n,
+            titles=self.titles + ("",) * n,
+            brands=self.brands + (None,) * n,
+            category=numbers(self.category, -1),
+            price_cents=numbers(self.price_cents, -1),
+            listed_price_cents=numbers(self.listed_price_cents, -1),
+            descriptions=self.descriptions + (None,) * n,
+            attributes=self.attributes + (None,) * n,
+            image_urls=self.image_urls + (None,) * n,
+            available=numbers(self.available, 0),
+            listed_second=numbers(self.listed_second, np.iinfo(np.int64).max),
+            n_spare=self.n_spare + n,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +153,10 @@ class Dataset:
     def before(self, second: int) -> Dataset:
         """The same catalogue and shoppers, knowing only what happened strictly before `second`."""
         return replace(self, events=self.events.before(second))
+
+    def with_spare(self, n: int) -> Dataset:
+        """The same with n empty catalogue rows more, see `Catalogue.n_spare`."""
+        return replace(self, catalogue=self.catalogue.with_spare(n))
 
     @property
     def until(self) -> int:

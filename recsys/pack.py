@@ -49,7 +49,7 @@ def pack_catalogue(catalogue: Catalogue) -> BundleCatalogue:
         return orjson.dumps(members)[1:-1]
 
     return BundleCatalogue(
-        index=HashIndex.build(catalogue.item_ids),
+        index=HashIndex.build(catalogue.item_ids[: catalogue.n_listed]),
         item_ids=BytesColumn.build(i.encode() for i in catalogue.item_ids),
         fragments=BytesColumn.build(fragment(row) for row in range(len(catalogue))),
         titles=BytesColumn.build(orjson.dumps(title) for title in catalogue.titles),
@@ -187,7 +187,7 @@ def write_bundle(
         "phase": phase,
         "created_at": created.isoformat(timespec="seconds"),
         "code_version": code_version(),
-        "n_items": len(catalogue),
+        "n_items": catalogue.n_listed,
         "n_users": len(histories),
         "sample_users": list(sample_users),
         "models": tree.nodes,

@@ -20,10 +20,12 @@ from recsys.compose import Fallback
 from recsys.evaluation.evaluate import COLD, primary
 from recsys.events import Surface
 from recsys.models.content import ContentModel
+from recsys.models.content_neighbours import ContentNeighboursModel
 from recsys.models.fit.content import ContentNeighboursRecommender, ContentRecommender
 from recsys.models.fit.matrix import Recommender
 from recsys.models.fit.popularity import NewArrivalsRecommender, PopularityRecommender
 from recsys.models.fit.regional import RegionalRecommender
+from recsys.models.item_item import ItemItemModel
 from recsys.models.popularity import OrderModel
 from recsys.models.regional import RegionalModel
 from recsys.phase1 import Phase1Config, Surfaces, Workshop, baselines
@@ -111,7 +113,9 @@ def build_surfaces(workshop: Workshop, config: Phase2Config) -> Surfaces:
     surfaces, popularity = phase1.build_surfaces(workshop, config)
     similar = surfaces[Surface.SIMILAR]
     assert isinstance(similar, Fallback)
-    neighbours = workshop.fit(ContentNeighboursRecommender())
+    fitted = workshop.fit(ContentNeighboursRecommender())
+    assert isinstance(fitted, ItemItemModel)
+    neighbours = ContentNeighboursModel(fitted, _content(workshop))
     changed: Mapping[Surface, Model] = {
         Surface.HOME: home(workshop, config),
         Surface.SIMILAR: replace(similar, models=(similar.models[0], neighbours, *similar.models[1:])),

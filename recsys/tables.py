@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+CATALOGUE_LOG: Final = "catalogue/changes.jsonl"
+"""Below the data directory: what the catalogue API was told. The service writes it, `recsys tables` reads it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:

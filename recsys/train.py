@@ -35,6 +35,9 @@ from recsys.publish import bundle_versions
 from recsys.ranking import Model
 
 MAX_TRIALS: Final = 200
+MIN_SPARE: Final = 1_000
+SPARE_SHARE: Final = 0.05
+"""A bundle has room for so many items, relative to those it lists, that join while it serves; at least for `MIN_SPARE`."""
 SEARCH_CASES: Final = 1_000
 """A trial of the search is judged on this many shoppers; the comparison that follows sees all."""
 
@@ -90,7 +93,7 @@ def train(
         config, results["validation"] = choose(phase, dataset, windows, search_seconds, seed, console)
         results["test"] = test(phase, config, dataset, windows, seed, console)
     at = windows.test.start if until is not None and windows is not None else dataset.until
-    learnt = dataset.before(at)
+    learnt = dataset.before(at).with_spare(max(MIN_SPARE, int(SPARE_SHARE * dataset.n_items)))
     if not len(learnt.events):
         raise UserError("there are no interactions to learn from: look at the summary that `recsys tables` prints")
     with console.status("fitting on everything for publishing" if until is None else f"fitting before {until}"):

@@ -12,7 +12,6 @@ from typing import Final
 import numpy as np
 import orjson
 
-from recsys.bundle import Bundle
 from recsys.events import EVENT_TYPES, Surface
 from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Model, Query, Ranking
 from service.bundles import LiveBundle
@@ -69,33 +68,33 @@ class Answering:
         surface = request.where
         if surface in _PERSONAL or request.filters.only_new:
             try:
-                shopper = await self._shopper(live.bundle, request, started)
+                shopper = await self._shopper(live, request, started)
             except StoreUnavailableError:
                 degraded = True
         answer = self._rank(live, request, shopper, degraded=degraded)
         request_id = f"{self._prefix}{next(self._number):x}"
-        self._expose(live.bundle, request, request_id, answer, started)
+        self._expose(live, request, request_id, answer, started)
         shortfall = request.k - len(answer.ranking)
         body = _write(live, request_id, surface, answer, shortfall, shopper.history)
         seconds = self._clock() - started
         self._metrics.answered(surface, answer.served_by, degraded=degraded, seconds=seconds, shortfall=shortfall)
         return body
 
-    async def _shopper(self, bundle: Bundle, request: RecommendRequest, now: float) -> Shopper:
+    async def _shopper(self, live: LiveBundle, request: RecommendRequest, now: float) -> Shopper:
         """The bundle's history of the user, then what happened since.
 
         Raises:
             StoreUnavailableError: what happened since cannot be read.
         """
         user, session = await self._store.histories(request.user_id, request.session_id)
-        known = EMPTY_HISTORY if request.user_id is None else bundle.histories.of(request.user_id)
-        recent = _to_history(bundle, user if request.user_id is not None else session, now)
-        visit = _to_history(bundle, session, now) if len(session) else recent
+        known = EMPTY_HISTORY if request.user_id is None else live.bundle.histories.of(request.user_id)
+        recent = _to_history(live, user if request.user_id is not None else session, now)
+        visit = _to_history(live, session, now) if len(session) else recent
         session_items = visit.items[visit.age_days * 86_400 <= _SESSION_SECONDS]
         return Shopper(_join(known, recent), session_items)
 
     def _rank(self, live: LiveBundle, request: RecommendRequest, shopper: Shopper, *, degraded: bool) -> Answer:
-        bundle, catalogue = live.bundle, live.bundle.catalogue
+        bundle, catalogue = live.bundle, live.catalogue
         surface = request.where
         warnings = []
         context = NO_ITEM
@@ -111,12 +110,18 @@ class Answering:
             region = bundle.histories.region_index.row(request.region)
             if region == NO_ITEM:
                 warnings.append(f"region {request.region!r} is not known yet")
-        query = Query(surface, shopper.history, shopper.session_items, cart, context, region=region)
+        category = NO_ITEM if context == NO_ITEM else catalogue.bundle_category(context)
+        query = Query(surface, shopper.history, shopper.session_items, cart, context, category, region)
         model: Model = (
             bundle.popularity if degraded and surface in _PERSONAL - _OWN_FALLBACK else bundle.surfaces[surface]
         )
         if surface is Surface.TRENDING:
-            ranking = self._with_live_trend(live, model, query, request.k, mask)
+            # What shoppers want right now, then what the bundle saw trending.
+            wanted = np.array([catalogue.row(item_id) for item_id in self.trend], dtype=np.int32)
+            ranking = _after(wanted[wanted != NO_ITEM], "trending_now", model, query, request.k, mask)
+        elif surface is Surface.NEW_ARRIVALS and (bundle.content is None or len(shopper.history) == 0):
+            # With a history and content, the model itself knows what has just joined.
+            ranking = _after(np.array(catalogue.newest, dtype=np.int32), "new_arrivals", model, query, request.k, mask)
         else:
             ranking = model.recommend(query, request.k, mask)
         served_by = model.name
@@ -124,28 +129,10 @@ class Answering:
             served_by = bundle.popularity.name
         return Answer(ranking, served_by, degraded, tuple(warnings))
 
-    def _with_live_trend(self, live: LiveBundle, model: Model, query: Query, k: int, mask: Mask) -> Ranking:
-        """What shoppers want right now, then what the bundle saw trending."""
-        rows = np.array([live.bundle.catalogue.row(item_id) for item_id in self.trend], dtype=np.int32)
-        rows = rows[rows != NO_ITEM]
-        rows = rows[mask[rows]][: k // 2]
-        if len(rows) == 0:
-            return model.recommend(query, k, mask)
-        rest_mask = mask.copy()
-        rest_mask[rows] = False
-        rest = model.recommend(query, k - len(rows), rest_mask)
-        top = float(rest.scores[0]) if len(rest) else 0.0
-        return Ranking(
-            np.concatenate([rows, rest.items]),
-            np.concatenate([np.arange(len(rows), 0, -1, dtype=np.float32) + np.float32(top), rest.scores]),
-            ("trending_now",) * len(rows) + rest.sources,
-            np.concatenate([np.full(len(rows), NO_ITEM, dtype=np.int32), rest.because]),
-        )
-
-    def _expose(self, bundle: Bundle, request: RecommendRequest, request_id: str, answer: Answer, now: float) -> None:
-        ranking, item_ids = answer.ranking, bundle.catalogue.item_ids
+    def _expose(self, live: LiveBundle, request: RecommendRequest, request_id: str, answer: Answer, now: float) -> None:
+        ranking, catalogue = answer.ranking, live.catalogue
         shown = [
-            (item_ids[row].decode(), source)
+            (catalogue.item_id(row), source)
             for row, source in zip(ranking.items.tolist(), ranking.sources, strict=True)
         ]
         self._log.append_later(
@@ -158,7 +145,7 @@ class Answering:
                     "session_id": request.session_id,
                     "surface": request.where,
                     "served_by": answer.served_by,
-                    "model_version": bundle.version,
+                    "model_version": live.bundle.version,
                     "degraded": answer.degraded,
                     "items": shown,
                 }
@@ -166,19 +153,36 @@ class Answering:
         )
 
 
+def _after(rows: ItemArray, source: str, model: Model, query: Query, k: int, mask: Mask) -> Ranking:
+    """Of `rows`, the best first, as many as may be answered, up to half of the places; then what the model says."""
+    rows = rows[mask[rows]][: k // 2]
+    if len(rows) == 0:
+        return model.recommend(query, k, mask)
+    rest_mask = mask.copy()
+    rest_mask[rows] = False
+    rest = model.recommend(query, k - len(rows), rest_mask)
+    top = float(rest.scores[0]) if len(rest) else 0.0
+    return Ranking(
+        np.concatenate([rows, rest.items]),
+        np.concatenate([np.arange(len(rows), 0, -1, dtype=np.float32) + np.float32(top), rest.scores]),
+        (source,) * len(rows) + rest.sources,
+        np.concatenate([np.full(len(rows), NO_ITEM, dtype=np.int32), rest.because]),
+    )
+
+
 def eligible(live: LiveBundle, filters: Filters, context: int, cart: ItemArray, history: History) -> Mask:
     """The one gate: `(n_items,)` bool of what may be answered."""
-    catalogue = live.bundle.catalogue
-    mask = live.available.copy()
+    catalogue = live.catalogue
+    mask = catalogue.available.copy()
     if context != NO_ITEM:
         mask[context] = False
     mask[cart] = False
     if filters is NO_FILTERS:
         return mask
     if filters.category is not None:
-        mask &= live.in_category(filters.category)
+        mask &= catalogue.in_category(filters.category)
     if filters.brand is not None:
-        mask &= catalogue.brand == live.brand_codes.get(filters.brand, -2)
+        mask &= catalogue.of_brand(filters.brand)
     if filters.min_price_cents is not None:
         mask &= catalogue.price_cents >= filters.min_price_cents
     if filters.max_price_cents is not None:
@@ -190,13 +194,13 @@ def eligible(live: LiveBundle, filters: Filters, context: int, cart: ItemArray, 
     return mask
 
 
-def _to_history(bundle: Bundle, records: Records, now: float) -> History:
+def _to_history(live: LiveBundle, records: Records, now: float) -> History:
     """Live records as a history, without what the bundle has learnt from already and what it does not list."""
     if len(records) == 0:
         return EMPTY_HISTORY
-    rows = bundle.catalogue.rows_of_hashes(records["item"])
+    rows = live.catalogue.rows_of_hashes(records["item"])
     # The last condition keeps foreign bytes under a key of ours from costing the answer.
-    keep = (rows >= 0) & (records["received"] > bundle.log_until) & (records["type"] < len(EVENT_TYPES))
+    keep = (rows >= 0) & (records["received"] > live.bundle.log_until) & (records["type"] < len(EVENT_TYPES))
     age = np.maximum(now - records["received"][keep], 0.0) / 86_400
     return History(rows[keep], records["type"][keep], age.astype(np.float32))
 
@@ -215,7 +219,7 @@ def _write(
     live: LiveBundle, request_id: str, surface: Surface, answer: Answer, shortfall: int, history: History
 ) -> bytes:
     """The answer as JSON, spliced from what the bundle has ready."""
-    ranking, catalogue = answer.ranking, live.bundle.catalogue
+    ranking, catalogue = answer.ranking, live.catalogue
     texts: Sequence[bytes] = reasons(ranking, history, catalogue)
     items = b",".join(
         b'{"rank":%d,"score":%.4g,"source":"%b","reason":%b,%b}'

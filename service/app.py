@@ -16,6 +16,8 @@ from fastapi_offline import FastAPIOffline
 
 from service.answering import Answering
 from service.bundles import BundleHolder
+from service.catalogue_api import CatalogueEditor
+from service.catalogue_log import CatalogueLog
 from service.event_log import EventLog
 from service.events import Intake
 from service.metrics import Metrics
@@ -33,6 +35,7 @@ def create_app(
     holder: BundleHolder,
     store: SessionStore,
     log: EventLog,
+    catalogue_log: CatalogueLog,
     metrics: Metrics,
     settings: Settings,
     clock: Callable[[], float],
@@ -40,6 +43,7 @@ def create_app(
     """Wire the service. `clock` gives Unix time."""
     answering = Answering(store, log, metrics, clock)
     intake = Intake(store, log, metrics, clock)
+    editor = CatalogueEditor(holder, catalogue_log, metrics, clock)
 
     async def look_after_bundle() -> None:
         if await holder.reload():
@@ -55,7 +59,9 @@ def create_app(
 
     async def look_after_metrics() -> None:
         created = datetime.fromisoformat(holder.live.bundle.manifest["created_at"]).astimezone(UTC).timestamp()
-        metrics.state(bundle_age_seconds=clock() - created, pending=store.pending)
+        metrics.state(
+            bundle_age_seconds=clock() - created, pending=store.pending, waiting=holder.live.catalogue.n_waiting
+        )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -82,7 +88,7 @@ def create_app(
         version=holder.live.bundle.version,
         lifespan=lifespan,
     )
-    app.include_router(Routes(holder, answering, intake, metrics, settings).router)
+    app.include_router(Routes(holder, answering, intake, editor, metrics, settings).router)
     app.mount("/", StaticFiles(directory=WEB, html=True), name="storefront")
     return app
 

@@ -124,11 +124,7 @@ class Intake:
 
     @staticmethod
     def _note(live: LiveBundle, event: Event | Verdict, verdict: Verdict) -> Verdict:
-        if (
-            isinstance(event, Event)
-            and verdict.verdict == ACCEPTED
-            and live.bundle.catalogue.row(event.item_id) == NO_ITEM
-        ):
+        if isinstance(event, Event) and verdict.verdict == ACCEPTED and live.catalogue.row(event.item_id) == NO_ITEM:
             return Verdict(verdict.event_id, ACCEPTED, "the item is not in the catalogue yet")
         return verdict
 

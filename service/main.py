@@ -8,8 +8,10 @@ import time
 from fastapi import FastAPI
 
 from recsys.errors import UserError
+from recsys.tables import CATALOGUE_LOG
 from service.app import create_app
 from service.bundles import BundleHolder
+from service.catalogue_log import CatalogueLog
 from service.event_log import FileEventLog
 from service.metrics import Metrics
 from service.session_store import SessionStore
@@ -37,5 +39,6 @@ def app_from_settings() -> FastAPI:
         pending_events=settings.pending_events,
     )
     log = FileEventLog(settings.data_dir / "log", time.time, metrics.lost)
-    holder = BundleHolder(settings.data_dir / "bundles", metrics.refused)
-    return create_app(holder, store, log, metrics, settings, time.time)
+    catalogue_log = CatalogueLog(settings.data_dir / CATALOGUE_LOG)
+    holder = BundleHolder(settings.data_dir / "bundles", catalogue_log, metrics.refused)
+    return create_app(holder, store, log, catalogue_log, metrics, settings, time.time)

@@ -49,6 +49,14 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._changes = Counter("recsys_items_changed", "Items by verdict", ["shop", "verdict"], registry=registry)
+        self._waiting = Gauge(
+            "recsys_items_waiting",
+            "Items for which the live bundle has no room until the next training",
+            ["shop"],
+            registry=registry,
+            multiprocess_mode="max",
+        )
         self._answer_children: dict[tuple[str, str, bool], Counter] = {}
         self._latency_children: dict[str, Histogram] = {}
 
@@ -80,8 +88,14 @@ class Metrics:
         """Count a bundle that was not loaded."""
         self._refused.labels(self._shop).inc()
 
-    def state(self, *, bundle_age_seconds: float, pending: int) -> None:
+    def changed(self, verdict: str, n: int) -> None:
+        """Count items that the catalogue API was told of."""
+        if n:
+            self._changes.labels(self._shop, verdict).inc(n)
+
+    def state(self, *, bundle_age_seconds: float, pending: int, waiting: int) -> None:
         """What is true now."""
+        self._waiting.labels(self._shop).set(waiting)
         self._age.labels(self._shop).set(bundle_age_seconds)
         self._pending.labels(self._shop).set(pending)
 

@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from recsys.bundle import BundleCatalogue
 from recsys.ranking import NO_ITEM, PURCHASE, History, Ranking
+from service.catalogue import LiveCatalogue
 
 _ABOUT_AN_ITEM: Final = {
     "local_ridge": "Because you chose {}",
@@ -48,7 +48,7 @@ _ABOUT: Final = {source: _around(words) for source, words in _ABOUT_AN_ITEM.item
 _SHARED: Final = {same: _around(words) for same, words in _BY_CONTENT.items()}
 
 
-def reasons(ranking: Ranking, history: History, catalogue: BundleCatalogue) -> list[bytes]:
+def reasons(ranking: Ranking, history: History, catalogue: LiveCatalogue) -> list[bytes]:
     """A JSON string for each item of the ranking."""
     counts = _times_bought(ranking, history) if "buy_again" in ranking.sources else None
     texts = []
@@ -63,7 +63,7 @@ def reasons(ranking: Ranking, history: History, catalogue: BundleCatalogue) -> l
     return texts
 
 
-def _same(item: int, other: int, catalogue: BundleCatalogue) -> tuple[bool, bool]:
+def _same(item: int, other: int, catalogue: LiveCatalogue) -> tuple[bool, bool]:
     """Whether two items are of one category and of one brand; what is unknown is not the same."""
     category, brand = int(catalogue.category[item]), int(catalogue.brand[item])
     return (

@@ -11,9 +11,11 @@ from pydantic import ValidationError
 from recsys.ranking import NO_ITEM
 from service.answering import Answering
 from service.bundles import BundleHolder
+from service.catalogue_api import UPDATED, CatalogueEditor, ItemsError, parse_items
+from service.catalogue_log import CatalogueLogError
 from service.events import ACCEPTED, DUPLICATE, REJECTED, EventsError, Intake, parse_body
 from service.metrics import Metrics
-from service.schemas import Filters, RecommendRequest, in_words, problems, request_from_query
+from service.schemas import BulkUpdate, Filters, Item, RecommendRequest, in_words, problems, request_from_query
 from service.settings import Settings
 
 JSON: Final = "application/json"
@@ -28,9 +30,16 @@ class Routes:
     """Every route but the storefront's files."""
 
     def __init__(
-        self, holder: BundleHolder, answering: Answering, intake: Intake, metrics: Metrics, settings: Settings
+        self,
+        holder: BundleHolder,
+        answering: Answering,
+        intake: Intake,
+        editor: CatalogueEditor,
+        metrics: Metrics,
+        settings: Settings,
     ) -> None:
         self._holder = holder
+        self._editor = editor
         self._answering = answering
         self._intake = intake
         self._metrics = metrics
@@ -41,6 +50,10 @@ class Routes:
         add("/recommend", self.recommend_post, methods=["POST"], tags=["answers"], openapi_extra=_RECOMMEND_POST)
         add("/events", self.events, methods=["POST"], tags=["events"], openapi_extra=_EVENTS)
         add("/items/{item_id:path}", self.item, methods=["GET"], tags=["catalogue"])
+        add("/items/{item_id:path}", self.put_item, methods=["PUT"], tags=["catalogue"], openapi_extra=_PUT)
+        add("/items/{item_id:path}", self.delete_item, methods=["DELETE"], tags=["catalogue"])
+        add("/items", self.put_items, methods=["POST"], tags=["catalogue"], openapi_extra=_PUT_MANY)
+        add("/items", self.update_items, methods=["PATCH"], tags=["catalogue"], openapi_extra=_UPDATE)
         add("/search", self.search, methods=["GET"], tags=["catalogue"])
         add("/demo/shoppers", self.shoppers, methods=["GET"], tags=["catalogue"])
         add("/health/live", self.is_live, methods=["GET"], tags=["health"])
@@ -89,19 +102,79 @@ class Routes:
     async def item(self, item_id: str) -> Response:
         """One item of the catalogue."""
         live = self._holder.live
-        catalogue = live.bundle.catalogue
+        catalogue = live.catalogue
         row = catalogue.row(item_id)
         if row == NO_ITEM:
-            return _problem(404, f"item {item_id!r} is not in the catalogue")
+            waiting = catalogue.waiting(item_id)
+            if waiting is None:
+                return _problem(404, f"item {item_id!r} is not in the catalogue")
+            return Response(orjson.dumps({**waiting, "currency": live.bundle.manifest["currency"]}), media_type=JSON)
         available = b"true" if catalogue.available[row] else b"false"
         body = b'{%b,"available":%b,"currency":%b}' % (catalogue.fragment(row), available, live.currency)
         return Response(body, media_type=JSON)
 
+    async def put_item(self, item_id: str, request: Request) -> Response:
+        """Add an item, or replace what is known of it; what the body leaves out is unknown."""
+        try:
+            content = orjson.loads(await self._body(request))
+            if isinstance(content, dict) and content.setdefault("item_id", item_id) != item_id:
+                return _problem(422, f"item_id: the path says {item_id!r}, the body {content['item_id']!r}")
+            item = Item.model_validate(content)
+            (verdict,) = await self._editor.put([item])
+        except TooLargeError as error:
+            return _problem(413, str(error))
+        except orjson.JSONDecodeError as error:
+            return _problem(400, f"the body is not JSON: {error}")
+        except ValidationError as error:
+            return _invalid(error)
+        except CatalogueLogError as error:
+            return _problem(503, f"not stored, send it again: {error}")
+        return Response(orjson.dumps(verdict), 200 if verdict.verdict == UPDATED else 201, media_type=JSON)
+
+    async def put_items(self, request: Request) -> Response:
+        """The same for many: a list, or `{"items": [...]}`, at most 1,000; a verdict for each."""
+        try:
+            contents = parse_items(await self._body(request))
+            verdicts = await self._editor.put_each(contents)
+        except TooLargeError as error:
+            return _problem(413, str(error))
+        except ItemsError as error:
+            return _problem(400, str(error))
+        except CatalogueLogError as error:
+            return _problem(503, f"nothing is stored, send it again: {error}")
+        status = 422 if all(verdict.verdict == REJECTED for verdict in verdicts) else 200
+        return Response(orjson.dumps({"verdicts": verdicts}), status, media_type=JSON)
+
+    async def delete_item(self, item_id: str) -> Response:
+        """Never recommend an item again, from the next request on. What it was stays known: histories speak of it."""
+        try:
+            known = await self._editor.delete(item_id)
+        except CatalogueLogError as error:
+            return _problem(503, f"not stored, send it again: {error}")
+        if not known:
+            return _problem(404, f"item {item_id!r} is not in the catalogue")
+        return Response(orjson.dumps({"item_id": item_id, "verdict": "deleted"}), media_type=JSON)
+
+    async def update_items(self, request: Request) -> Response:
+        """Change the price or availability of all items that fit a filter."""
+        try:
+            update = BulkUpdate.model_validate(orjson.loads(await self._body(request)))
+            result = await self._editor.update(update)
+        except TooLargeError as error:
+            return _problem(413, str(error))
+        except orjson.JSONDecodeError as error:
+            return _problem(400, f"the body is not JSON: {error}")
+        except ValidationError as error:
+            return _invalid(error)
+        except CatalogueLogError as error:
+            return _problem(503, f"nothing is changed, send it again: {error}")
+        return Response(orjson.dumps(result), media_type=JSON)
+
     async def search(self, q: str = "") -> Response:
         """Items whose title holds every word, the most popular first."""
         live = self._holder.live
-        rows = live.search(q, SEARCH_LIMIT)
-        items = b",".join(b"{%b}" % live.bundle.catalogue.fragment(row) for row in rows)
+        rows = live.catalogue.search(q, SEARCH_LIMIT)
+        items = b",".join(b"{%b}" % live.catalogue.fragment(row) for row in rows)
         return Response(b'{"currency":%b,"items":[%b]}' % (live.currency, items), media_type=JSON)
 
     async def shoppers(self) -> Response:
@@ -198,6 +271,20 @@ _RECOMMEND_GET: Final[dict[str, Any]] = {"parameters": _parameters(), "responses
 _RECOMMEND_POST: Final[dict[str, Any]] = {
     "requestBody": {"content": {JSON: {"example": {"user_id": "900", "k": 12, "filters": {"category": "PRODUCE"}}}}},
     "responses": _RESPONSES,
+}
+_ITEM: Final = {
+    "title": "OAT DRINK BARISTA",
+    "category": "GROCERY > MILK SUBSTITUTES > OAT",
+    "brand": "National",
+    "price_cents": 249,
+    "attributes": {"package_size": "32 OZ"},
+}
+_PUT: Final[dict[str, Any]] = {"requestBody": {"content": {JSON: {"example": _ITEM}}}}
+_PUT_MANY: Final[dict[str, Any]] = {
+    "requestBody": {"content": {JSON: {"example": {"items": [{"item_id": "oat-1", **_ITEM}]}}}}
+}
+_UPDATE: Final[dict[str, Any]] = {
+    "requestBody": {"content": {JSON: {"example": {"filter": {"category": "PRODUCE"}, "set": {"price_factor": 0.9}}}}}
 }
 _EVENT: Final = {"event_id": "e-1", "type": "cart", "user_id": "900", "session_id": "s-1", "item_id": "1082185"}
 _EVENTS: Final[dict[str, Any]] = {

@@ -5,11 +5,21 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from recsys.events import EventType, Surface
 
 MAX_EVENTS: Final = 1_000
+MAX_ITEMS: Final = 1_000
+MAX_PRICE_CENTS: Final = 10**12
 MAX_ID: Final = 256
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID, strip_whitespace=True)]
@@ -92,7 +102,7 @@ class Event(_Strict):
     session_id: Id | None = None
     occurred_at: datetime | None = Field(default=None, description="ISO 8601; now where absent; UTC without an offset.")
     quantity: int = Field(default=1, ge=1, le=1_000_000)
-    price_cents: int | None = Field(default=None, ge=0, le=10**12)
+    price_cents: int | None = Field(default=None, ge=0, le=MAX_PRICE_CENTS)
     order_id: Id | None = None
     request_id: Id | None = Field(default=None, description="Of the answer that the event follows from.")
     surface: Surface | None = None
@@ -103,6 +113,76 @@ class Event(_Strict):
         if self.user_id is None and self.session_id is None:
             raise ValueError("give a user_id or a session_id")
         return self
+
+
+_Scalar = Annotated[str, StringConstraints(max_length=1_000)] | bool | int | float
+
+
+class Item(_Strict):
+    """An item as the catalogue describes it; what is absent is unknown."""
+
+    item_id: Id
+    title: str | None = Field(default=None, max_length=1_000, description="The item id where there is none.")
+    description: str | None = Field(default=None, max_length=20_000)
+    category: str | None = Field(default=None, max_length=512, description="From the broadest level down: `A > B > C`.")
+    brand: str | None = Field(default=None, max_length=MAX_ID)
+    price_cents: int | None = Field(default=None, ge=0, le=MAX_PRICE_CENTS)
+    image_url: str | None = Field(default=None, max_length=2_048)
+    attributes: dict[Id, _Scalar | Annotated[list[_Scalar], Field(max_length=64)]] = Field(
+        default_factory=dict, max_length=64, description="Strings, numbers, booleans, or lists of them."
+    )
+    available: bool = True
+
+    @field_validator("title", "description", "brand", "image_url")
+    @classmethod
+    def _without_blanks(cls, value: str | None) -> str | None:
+        return (value or "").strip() or None
+
+    @field_validator("category")
+    @classmethod
+    def _as_path(cls, value: str | None) -> str | None:
+        levels = [level.strip() for level in (value or "").split(">")]
+        return " > ".join(filter(None, levels)) or None
+
+
+class ItemFilter(_Strict):
+    """Which items a bulk update changes: those that fit everything that is given."""
+
+    item_ids: tuple[Id, ...] | None = Field(default=None, min_length=1, max_length=10_000)
+    category: str | None = Field(default=None, min_length=1, max_length=512)
+    brand: str | None = Field(default=None, min_length=1, max_length=MAX_ID)
+    min_price_cents: int | None = Field(default=None, ge=0)
+    max_price_cents: int | None = Field(default=None, ge=0)
+    available: bool | None = None
+
+    @model_validator(mode="after")
+    def _not_everything(self) -> ItemFilter:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("an empty filter would change every item: name at least one condition")
+        return self
+
+
+class ItemChange(_Strict):
+    """What a bulk update does to them."""
+
+    available: bool | None = None
+    price_cents: int | None = Field(default=None, ge=0, le=MAX_PRICE_CENTS)
+    price_factor: float | None = Field(default=None, gt=0, le=1_000, description="The price times this.")
+
+    @model_validator(mode="after")
+    def _something(self) -> ItemChange:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("say what to change: available, price_cents or price_factor")
+        if self.price_cents is not None and self.price_factor is not None:
+            raise ValueError("give price_cents or price_factor, not both")
+        return self
+
+
+class BulkUpdate(_Strict):
+    """One change of many items."""
+
+    filter: ItemFilter
+    set: ItemChange
 
 
 def problems(error: ValidationError) -> list[dict[str, str]]:

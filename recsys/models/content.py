@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from recsys.content import FeatureEncoder, ItemContent
 from recsys.ids import HashIndex
 from recsys.models.selection import rank, strongest_items
-from recsys.ranking import EMPTY_RANKING, History, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray
+from recsys.ranking import EMPTY_RANKING, NO_ITEM, History, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray
 
 MATCH_SCALE: Final = 50.0
 """Matches are cosines' parts, mostly below 0.02: so much larger, their logarithm tells them apart."""
 MAX_REASONS: Final = 50
 """The item that speaks most for another is looked for among so many of the history's strongest."""
+MAX_SCALED: Final = 4.0
 _NOTHING: Final = 1e-9
 
 
@@ -41,6 +42,21 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaler:
+    """Inputs on one scale."""
+
+    mean: NDArray[np.float32]
+    """`(inputs,)` float32."""
+    scale: NDArray[np.float32]
+    """`(inputs,)` float32: standard deviations."""
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`(n, inputs)` in and out; what is missing, NaN, is average, and nothing lies further off than `MAX_SCALED`."""
+        scaled = np.nan_to_num((x - self.mean) / self.scale)
+        return np.asarray(np.clip(scaled, -MAX_SCALED, MAX_SCALED), dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """What a shopper's history says in terms of features."""
 
@@ -56,9 +72,15 @@ class Profile:
 
 @dataclass(frozen=True)
 class ContentModel:
-    """Ranks the first eligible items of `order` for a history; empty for an empty one."""
+    """Ranks the newest items and the first eligible ones of `order` for a history; empty for an empty one.
+
+    All that knows single items is arrays, which models made from one another share: an item that joins while a bundle serves
+    is `put` once for all of them.
+    """
 
     kind: ClassVar[str] = "content"
+    writable: ClassVar[frozenset[str]] = frozenset({"features", "weights", "hidden", "item_vectors", "newest"})
+    """Arrays that `put` changes."""
     encoder: FeatureEncoder
     features: NDArray[np.int32]
     """`(n_items, width)` int32 features of each item, -1 in empty slots; see `recsys.content.FeatureEncoder`."""
@@ -73,12 +95,16 @@ class ContentModel:
     an item takes over as they learn of it."""
     order: ItemArray
     """Items that it recommends, the most promising first."""
+    newest: ItemArray
+    """`(spare,)` int32: items that joined since the fit, the latest first, then `NO_ITEM`."""
     demand: NDArray[np.float32]
     """`(n_features, s)` float32: how wanted the items with a feature are; `alone` reads it."""
+    alone_scaler: Scaler
     alone: Layer
-    """From an item's demand, see `demand_inputs`, to `hidden`."""
+    """From an item's scaled demand, see `demand_inputs`, to `hidden`."""
+    match_scaler: Scaler
     match: Layer
-    """From matches, blocks times half-lives, to the first hidden layer."""
+    """From scaled matches, see `match_inputs`, to the first hidden layer."""
     middle: Layer
     output: Layer
     shopper_tower: NDArray[np.float32]
@@ -95,7 +121,7 @@ class ContentModel:
 
     def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
         """See `Model`."""
-        candidates = self.order[eligible[self.order]][: max(k, self.max_candidates)]
+        candidates = self._candidates(max(k, self.max_candidates), eligible)
         if len(query.history) == 0 or len(candidates) == 0 or k <= 0:
             return EMPTY_RANKING
         profile = self.profile(query.history)
@@ -103,6 +129,12 @@ class ContentModel:
         # Scores are logits; a ranking's scores are compared by their share of the best, so they become odds.
         ranking = rank(self.name, candidates, np.exp(scores - scores.max()) * self.unknown[candidates], k)
         return Ranking(ranking.items, ranking.scores, ranking.sources, self.because(profile, ranking.items))
+
+    def _candidates(self, n: int, eligible: Mask) -> ItemArray:
+        """At most n: the newest items have half of the places."""
+        newest = self.newest[self.newest != NO_ITEM]
+        newest = newest[eligible[newest]][: (n + 1) // 2]
+        return np.concatenate([newest, self.order[eligible[self.order]][: n - len(newest)]])
 
     def profile(self, history: History) -> Profile:
         """The features of what is known of a shopper; `history` is not empty."""
@@ -135,7 +167,8 @@ class ContentModel:
         matches = np.concatenate(
             [np.add.reduceat(part[features] * weights, starts, axis=1) for part in profile.features], axis=1
         )
-        hidden = np.maximum(self.match(np.log1p(MATCH_SCALE * matches)) + self.hidden[items], 0.0)
+        inputs = self.match_scaler(match_inputs(matches, len(profile.seeds)))
+        hidden = np.maximum(self.match(inputs) + self.hidden[items], 0.0)
         logits = self.output(np.maximum(self.middle(hidden), 0.0))[:, 0]
         return np.asarray(logits + self.item_vectors[items] @ profile.vector, dtype=np.float32)
 
@@ -156,16 +189,20 @@ class ContentModel:
         profile = self._sum_features(np.array([item], dtype=np.int32), np.ones(1, dtype=np.float32))
         return np.asarray((profile[self.features[others]] * self.weights[others]).sum(axis=1), dtype=np.float32)
 
-    def put(self, row: int, content: ItemContent) -> None:
-        """Let the item of a row be what `content` says. Its arrays must be writable.
+    def knows(self, row: int) -> bool:
+        """Whether anything of an item's content is known; else it cannot be placed."""
+        return bool((self.features[row] >= 0).any())
 
-        It is scored from then on; `order` stays, so what stands there first is for the caller to say.
-        """
+    def put(self, row: int, content: ItemContent, *, is_new: bool) -> None:
+        """Let the item of a row be what `content` says; a new one is recommended from then on. Arrays must be writable."""
         features, weights = self.encoder.encode(content)
         self.features[row], self.weights[row] = features, weights
         inputs = demand_inputs(self.demand[features][None], (features >= 0)[None], self.encoder.starts)
-        self.hidden[row] = self.alone(inputs)[0]
+        self.hidden[row] = self.alone(self.alone_scaler(inputs))[0]
         self.item_vectors[row] = weights @ self.item_tower[features]
+        if is_new and self.knows(row) and not (self.newest == row).any():
+            self.newest[1:] = self.newest[:-1].copy()
+            self.newest[0] = row
 
     def state(self) -> ModelState:
         """See `Model`."""
@@ -183,8 +220,8 @@ class ContentModel:
         }
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, Layer):
-                arrays |= {f"{field.name}_weights": value.weights, f"{field.name}_bias": value.bias}
+            if isinstance(value, (Layer, Scaler)):
+                arrays |= {f"{field.name}_{part.name}": getattr(value, part.name) for part in fields(value)}
             elif isinstance(value, np.ndarray):
                 arrays[field.name] = value
         return ModelState(params, arrays)
@@ -200,8 +237,18 @@ class ContentModel:
             name: Layer(arrays.pop(f"{name}_weights"), arrays.pop(f"{name}_bias"))
             for name in ("alone", "match", "middle", "output")
         }
+        scalers: dict[str, Any] = {
+            name: Scaler(arrays.pop(f"{name}_mean"), arrays.pop(f"{name}_scale"))
+            for name in ("alone_scaler", "match_scaler")
+        }
         half_lives = tuple(params.pop("half_lives"))
-        return cls(encoder=encoder, half_lives=half_lives, **params, **arrays, **layers)
+        return cls(encoder=encoder, half_lives=half_lives, **params, **arrays, **layers, **scalers)
+
+
+def match_inputs(matches: NDArray[np.float32], met: int) -> NDArray[np.float32]:
+    """What the network reads of items for a shopper: `(m, blocks times half-lives)` matches, then how many items were met."""
+    known = np.full((len(matches), 1), np.log1p(met), dtype=np.float32)
+    return np.concatenate([np.log1p(MATCH_SCALE * matches), known], axis=1)
 
 
 def demand_inputs(
@@ -210,10 +257,11 @@ def demand_inputs(
     """What the network reads of items alone: for each block the mean and the largest of its slots' demand.
 
     `demand` `(n, width, s)` float32 by slot, whatever in slots that are not `known` `(n, width)`; the answer is
-    `(n, 2 * n_blocks * s)`, 0 for blocks that an item has nothing of.
+    `(n, 2 * n_blocks * s)`, NaN for blocks that an item has nothing of.
     """
     sums = np.add.reduceat(np.where(known[:, :, None], demand, 0.0), starts, axis=1)
     counts = np.add.reduceat(known, starts, axis=1, dtype=np.float32)[:, :, None]
     largest = np.maximum.reduceat(np.where(known[:, :, None], demand, -np.inf), starts, axis=1)
-    both = (sums / np.maximum(counts, 1.0), np.where(counts > 0, largest, 0.0))
-    return np.concatenate([part.reshape(len(demand), -1) for part in both], axis=1).astype(np.float32)
+    both = (sums / np.maximum(counts, 1.0), largest)
+    found = [np.where(counts > 0, part, np.nan).reshape(len(demand), -1) for part in both]
+    return np.concatenate(found, axis=1).astype(np.float32)

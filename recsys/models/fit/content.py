@@ -18,13 +18,16 @@ from scipy import sparse
 from torch import nn
 
 from recsys.dataset import SECONDS_PER_DAY, Dataset
-from recsys.models.content import MATCH_SCALE, ContentModel, Layer, demand_inputs
+from recsys.models.content import MATCH_SCALE, MAX_SCALED, ContentModel, Layer, Scaler, demand_inputs
 from recsys.models.fit.features import ItemFeatures, fit_features
 from recsys.models.fit.item_item import to_model
 from recsys.models.fit.matrix import event_weights
 from recsys.models.fit.popularity import item_scores
 from recsys.models.item_item import ItemItemModel
+from recsys.ranking import NO_ITEM
 
+MAX_ITEMS: Final = 300
+"""Different items of a history that are read, the strongest."""
 NEIGHBOUR_ROWS: Final = 2_000
 """Items whose neighbours are sought at once."""
 
@@ -77,7 +80,7 @@ class ContentRecommender:
             self._train(network, self._snapshots(found, dataset, at, rng), rng)
         pairs = np.unique(np.stack([dataset.events.item, dataset.events.shopper]), axis=1)
         shoppers = np.bincount(pairs[0], minlength=dataset.n_items)
-        return self._to_model(network, found, demand, inputs, shoppers)
+        return self._to_model(network, found, demand, inputs, shoppers, dataset.catalogue.n_spare)
 
     def _snapshots(self, found: ItemFeatures, dataset: Dataset, at: int, rng: np.random.Generator) -> list[Snapshot]:
         """Past moments with shoppers who had a past and a future then."""
@@ -147,12 +150,16 @@ class ContentRecommender:
         demand: Demand,
         inputs: NDArray[np.float32],
         shoppers: NDArray[np.intp],
+        n_spare: int,
     ) -> ContentModel:
         """The fitted model in numpy; `inputs` are all items', `shoppers` `(n_items,)` how many have met each."""
         network.eval()
-        alone = network.plain_alone()
-        hidden = alone(inputs)
-        match, middle, output = network.plain_match(), _layer(network.middle), _layer(network.output)
+        scaler, match_scaler = network.scaler, network.match_scaler()
+        alone, match, middle, output = (
+            _layer(part) for part in (network.alone, network.match, network.middle, network.output)
+        )
+        hidden = alone(scaler(inputs))
+        # For somebody of whom every match is average.
         promise = output(np.maximum(middle(np.maximum(hidden + match.bias, 0.0)), 0.0))[:, 0]
         unknown = self.support / (self.support + shoppers)
         order = np.flatnonzero((found.features >= 0).any(axis=1) & (unknown >= self.min_unknown))
@@ -162,18 +169,22 @@ class ContentRecommender:
             encoder=found.encoder,
             features=found.features,
             weights=found.weights,
+            newest=np.full(n_spare, NO_ITEM, dtype=np.int32),
             hidden=hidden.astype(np.float32),
             item_vectors=np.asarray(found.matrix() @ towers[1], dtype=np.float32),
             unknown=unknown.astype(np.float32),
             order=order[np.lexsort((order, -promise[order]))].astype(np.int32),
             demand=demand.table,
+            alone_scaler=scaler,
             alone=alone,
+            match_scaler=match_scaler,
             match=match,
             middle=middle,
             output=output,
             shopper_tower=towers[0],
             item_tower=towers[1],
             half_lives=self.half_lives,
+            max_items=MAX_ITEMS,
         )
 
 
@@ -306,11 +317,11 @@ class Network(nn.Module):
         self.weights = torch.from_numpy(found.weights).to(where)
         membership = np.repeat(np.eye(len(blocks), dtype=np.float32), [block.slots for block in blocks], axis=0)
         self.membership = torch.from_numpy(membership).to(where)
-        self.mean = torch.from_numpy(demand.mean(axis=0)).to(where)
-        self.scale = torch.from_numpy(demand.std(axis=0) + 1e-3).to(where)
-        self.match_mean = torch.zeros(len(blocks) * len(settings.half_lives), device=where)
-        self.match_scale = torch.zeros_like(self.match_mean)
-        self.match = nn.Linear(len(blocks) * len(settings.half_lives), first)
+        self.scaler = _fit_scaler(demand)
+        n_matches = len(blocks) * len(settings.half_lives) + 1
+        self.match_mean = torch.zeros(n_matches, device=where)
+        self.match_scale = torch.zeros(n_matches, device=where)
+        self.match = nn.Linear(n_matches, first)
         self.alone = nn.Linear(demand.shape[1], first, bias=False)
         self.middle = nn.Linear(first, second)
         self.output = nn.Linear(second, 1)
@@ -334,12 +345,14 @@ class Network(nn.Module):
             dense = torch.from_numpy(profile.toarray()).to(where)
             # Empty slots read the last feature, with no weight.
             matches.append((dense[:, features] * weights) @ self.membership)
-        inputs = torch.log1p(MATCH_SCALE * torch.cat(matches, dim=2))
-        standard = (torch.from_numpy(demand).to(where) - self.mean) / self.scale
+        seen = torch.from_numpy(np.log1p(np.minimum(np.diff(met[0].indptr), MAX_ITEMS)).astype(np.float32)).to(where)
+        known = seen[:, None, None].expand(-1, len(items), 1)
+        inputs = torch.cat([torch.log1p(MATCH_SCALE * torch.cat(matches, dim=2)), known], dim=2)
+        standard = torch.from_numpy(self.scaler(demand)).to(where)
         if not self.match_scale.any():
             # The first batch sets the scale for good.
             self.match_mean, self.match_scale = inputs.mean(dim=(0, 1)), inputs.std(dim=(0, 1)) + 1e-3
-        inputs = (inputs - self.match_mean) / self.match_scale
+        inputs = ((inputs - self.match_mean) / self.match_scale).clamp(-MAX_SCALED, MAX_SCALED)
         hidden = self.dropout(torch.relu(self.match(inputs) + self.alone(standard)[None]))
         logits: torch.Tensor = self.output(torch.relu(self.middle(hidden))).squeeze(2)
         if self.shopper_tower.embedding_dim:
@@ -359,14 +372,19 @@ class Network(nn.Module):
         )
         return found
 
-    def plain_alone(self) -> Layer:
-        """`alone` for inputs that are not standardised."""
-        return _plain(self.alone.weight, torch.zeros_like(self.match.bias), self.mean, self.scale)
-
-    def plain_match(self) -> Layer:
-        """`match` likewise; what has never met a batch is not scaled."""
+    def match_scaler(self) -> Scaler:
+        """Of the inputs of `match`; what has never met a batch is not scaled."""
         scale = self.match_scale if self.match_scale.any() else torch.ones_like(self.match_scale)
-        return _plain(self.match.weight, self.match.bias, self.match_mean, scale)
+        return Scaler(self.match_mean.cpu().numpy(), scale.cpu().numpy())
+
+
+def _fit_scaler(inputs: NDArray[np.float32]) -> Scaler:
+    """Over `inputs` `(n, inputs)`; NaN is left out, a column of nothing else becomes 0."""
+    known = ~np.isnan(inputs)
+    counts = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, inputs, 0.0).sum(axis=0) / counts
+    variance = np.where(known, (inputs - mean) ** 2, 0.0).sum(axis=0) / counts
+    return Scaler(mean.astype(np.float32), (np.sqrt(variance) + 1e-3).astype(np.float32))
 
 
 def _scaled(profile: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -376,12 +394,6 @@ def _scaled(profile: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 @torch.no_grad()
-def _plain(weight: torch.Tensor, bias: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor) -> Layer:
-    """The layer over inputs before they were standardised."""
-    scaled = weight / scale
-    return Layer(np.ascontiguousarray(scaled.T.cpu().numpy()), (bias - scaled @ mean).cpu().numpy())
-
-
-@torch.no_grad()
 def _layer(part: nn.Linear) -> Layer:
-    return Layer(np.ascontiguousarray(part.weight.T.cpu().numpy()), part.bias.cpu().numpy())
+    bias = np.zeros(part.out_features, dtype=np.float32) if part.bias is None else part.bias.cpu().numpy()
+    return Layer(np.ascontiguousarray(part.weight.T.cpu().numpy()), bias)

@@ -85,7 +85,7 @@ def _attributes(text: str | None) -> dict[str, Any]:
 
 def fit_features(catalogue: Catalogue) -> ItemFeatures:
     """Learn the vocabulary from the catalogue and encode all of it."""
-    contents = item_contents(catalogue)
+    contents = item_contents(catalogue)[: catalogue.n_listed]
     plan = _plan(contents)
     counts: Counter[tuple[str, str]] = Counter()
     widest: Counter[str] = Counter()
