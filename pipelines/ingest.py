@@ -7,21 +7,33 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
 import orjson
+import polars as pl
 from rich.console import Console
 
 from pipelines.mapping import Files, Mapping, find_files, read_mapping
 from pipelines.reading import Reader, event_select, exposure_select, item_select, quoted, user_select
 from recsys.errors import UserError
+from recsys.tables import CATALOGUE_LOG, RAW_CHANGES
 
 SHIPPED: Final = Path(__file__).parent / "sources"
 DEFAULT_MAPPING: Final = SHIPPED / "complete_journey.toml"
 LOG_MAPPING: Final = SHIPPED / "event_log.toml"
+CHANGES_FILE: Final = "catalogue_log.changes.parquet"
+CHANGES_STATE: Final = "catalogue_log.json"
+_POLARS_TYPE: Final = {
+    "VARCHAR": pl.String(),
+    "TIMESTAMP": pl.Datetime("us"),
+    "BIGINT": pl.Int64(),
+    "BOOLEAN": pl.Boolean(),
+}
+_CHANGES_SCHEMA: Final = {column.name: _POLARS_TYPE[column.type] for column in RAW_CHANGES.columns}
 
 Select = Callable[[Reader], str]
 
@@ -73,7 +85,7 @@ def ingest(mapping_path: Path | None, data_dir: Path, console: Console) -> Inges
             rows[name] = _write(source, files[name], select, target, with_rejects=name.endswith(".events"))
         console.print(f"{name}: {rows[name]:,} lines in {time.monotonic() - started:.1f} s")
     for stale in set(raw.glob("*.parquet")) - {raw / f"{name}.parquet" for name in rows}:
-        if not stale.name.startswith("event_log."):
+        if not stale.name.startswith(("event_log.", "catalogue_log.")):
             stale.unlink()
     catalogue = mapping.catalogue
     state = {
@@ -105,6 +117,56 @@ def ingest_log(data_dir: Path, console: Console) -> None:
     events = _write(source, logs, partial(event_select, source=source), raw / "event_log.events.parquet")
     shown = _write(source, logs, exposure_select, raw / "event_log.exposures.parquet")
     console.print(f"event log: {events:,} events and {shown:,} exposures in {len(logs)} files")
+
+
+def ingest_catalogue_log(data_dir: Path, console: Console) -> None:
+    """Take in what the catalogue API was told, if anything."""
+    log, raw = data_dir / CATALOGUE_LOG, data_dir / "raw"
+    if not log.exists():
+        return
+    content = log.read_bytes()
+    content = content[: content.rfind(b"\n") + 1]
+    items = fold_changes(content)
+    raw.mkdir(parents=True, exist_ok=True)
+    frame = pl.DataFrame(list(items.values()), schema=_CHANGES_SCHEMA, orient="row")
+    draft = raw / "catalogue_log.tmp"
+    frame.sort("item_id").write_parquet(draft)
+    draft.replace(raw / CHANGES_FILE)
+    (raw / CHANGES_STATE).write_bytes(orjson.dumps({"bytes": len(content)}))
+    console.print(f"catalogue log: {len(items):,} items")
+
+
+def read_catalogue_bytes(data_dir: Path) -> int:
+    """How many bytes of the catalogue log are in `raw/`."""
+    path = data_dir / "raw" / CHANGES_STATE
+    return int(orjson.loads(path.read_bytes())["bytes"]) if path.exists() else 0
+
+
+def fold_changes(content: bytes) -> dict[str, dict[str, Any]]:
+    """What the catalogue log says last of each item, as rows of `RAW_CHANGES`; torn lines are passed over."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in filter(None, content.split(b"\n")):
+        try:
+            change = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue  # torn by a crash, never acknowledged
+        at = datetime.fromisoformat(change["changed_at"]).astimezone(UTC).replace(tzinfo=None)
+        if change["kind"] == "item":
+            item = change["item"]
+            first = found.get(item["item_id"], {}).get("first_at", at)
+            attributes = orjson.dumps(item["attributes"]).decode() if item["attributes"] else None
+            whole = {**item, "attributes": attributes, "is_whole": True, "first_at": first, "changed_at": at}
+            found[item["item_id"]] = whole
+            continue
+        prices = change.get("price_cents") or [None] * len(change["item_ids"])
+        for item_id, price in zip(change["item_ids"], prices, strict=True):
+            known = found.setdefault(item_id, {"item_id": item_id, "is_whole": False, "first_at": at})
+            known["changed_at"] = at
+            if change["available"] is not None:
+                known["available"] = change["available"]
+            if price is not None:
+                known["price_cents"] = price
+    return found
 
 
 def _plan(mapping: Mapping) -> Sequence[tuple[str, Files, Select]]:

@@ -16,7 +16,7 @@ import orjson
 from rich.console import Console
 
 from pipelines.check import check_table
-from pipelines.ingest import connect, read_state
+from pipelines.ingest import connect, read_catalogue_bytes, read_state
 from pipelines.reading import quoted
 from recsys.errors import UserError
 from recsys.events import EVENT_WEIGHT
@@ -53,6 +53,8 @@ class Summary:
     """Unix second of the first interaction, 0 without any."""
     until: int
     """Unix second just after the last one."""
+    catalogue_bytes: int
+    """So many bytes of the catalogue API's log are in here."""
     log_until: float
     """Unix time at which the service received the last event that is in here, 0 without any."""
 
@@ -92,7 +94,7 @@ def build_tables(
         for table in TABLES:
             _mart(connection, table.name, table.order_by, draft, console)
             check_table(connection, table, draft / f"{table.name}.parquet")
-        summary = _summary(connection, state["shop"], counts, draft)
+        summary = _summary(connection, state["shop"], counts, draft, read_catalogue_bytes(data_dir))
     finally:
         connection.close()
     for stage in draft.glob("stg_*.parquet"):
@@ -219,7 +221,11 @@ def _refuse_too_many(connection: duckdb.DuckDBPyConnection, counts: dict[str, An
 
 
 def _summary(
-    connection: duckdb.DuckDBPyConnection, shop: dict[str, Any], counts: dict[str, Any], draft: Path
+    connection: duckdb.DuckDBPyConnection,
+    shop: dict[str, Any],
+    counts: dict[str, Any],
+    draft: Path,
+    catalogue_bytes: int,
 ) -> Summary:
     row = connection.execute(
         "SELECT COALESCE(EPOCH(MIN(occurred_at)), 0), COALESCE(EPOCH(MAX(occurred_at)), -1), "
@@ -235,6 +241,7 @@ def _summary(
         fingerprint=digest.hexdigest(),
         since=int(row[0]),
         until=int(row[1]) + 1,
+        catalogue_bytes=catalogue_bytes,
         log_until=float(row[2]),
         **counts,
     )

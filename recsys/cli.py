@@ -51,11 +51,12 @@ def ingest(
 
 @app.command()
 def tables(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Build the tables from all that was ingested, and from the service's own event log."""
-    from pipelines.ingest import ingest_log
+    """Build the tables from all that was ingested, and from what the service was told: events and catalogue changes."""
+    from pipelines.ingest import ingest_catalogue_log, ingest_log
     from pipelines.run import build_tables
 
     ingest_log(data_dir, console)
+    ingest_catalogue_log(data_dir, console)
     build_tables(data_dir, console)
 
 

@@ -163,7 +163,7 @@ def write_bundle(
     """Write a bundle below `bundles` and return its directory; it appears whole or not at all.
 
     `dataset` is what the models were fitted on, `at` (Unix second) the moment that histories are aged to.
-    `metadata` must hold `currency` and `data` (`since`, `until`: Unix seconds, `fingerprint`, `log_until`), and may hold
+    `metadata` must hold `currency` and `data` (`since`, `until`: Unix seconds, `fingerprint`, `log_until`, `catalogue_bytes`), and may hold
     `params` and `metrics`; it becomes part of the manifest.
     """
     catalogue = pack_catalogue(dataset.catalogue)

@@ -92,6 +92,27 @@ RAW_ITEMS: Final = Table(
     ),
 )
 
+RAW_CHANGES: Final = Table(
+    "raw_changes",
+    grain="one item that the catalogue API was told of: what it said last",
+    key=("item_id",),
+    order_by=("item_id",),
+    columns=(
+        _c("item_id", "VARCHAR", ""),
+        _c("first_at", "TIMESTAMP", "when it was first told of"),
+        _c("changed_at", "TIMESTAMP", "when it was last told of"),
+        _c("is_whole", "BOOLEAN", "false where only the price or the availability was changed: the rest is null here"),
+        _c("title", "VARCHAR", "", nullable=True),
+        _c("description", "VARCHAR", "", nullable=True),
+        _c("category", "VARCHAR", "path from the broadest level down, joined by ' > '", nullable=True),
+        _c("brand", "VARCHAR", "", nullable=True),
+        _c("price_cents", "BIGINT", "", nullable=True),
+        _c("image_url", "VARCHAR", "", nullable=True),
+        _c("attributes", "VARCHAR", "JSON object", nullable=True),
+        _c("available", "BOOLEAN", "", nullable=True),
+    ),
+)
+
 RAW_USERS: Final = Table(
     "raw_users",
     grain="one line of a user export, as text",
@@ -123,7 +144,13 @@ RAW_EXPOSURES: Final = Table(
     ),
 )
 
-RAW_TABLES: Final = {"events": RAW_EVENTS, "items": RAW_ITEMS, "users": RAW_USERS, "exposures": RAW_EXPOSURES}
+RAW_TABLES: Final = {
+    "events": RAW_EVENTS,
+    "items": RAW_ITEMS,
+    "changes": RAW_CHANGES,
+    "users": RAW_USERS,
+    "exposures": RAW_EXPOSURES,
+}
 """What `recsys ingest` writes, `raw/<source>.<kind>.parquet`, by kind."""
 
 INTERACTIONS: Final = Table(

@@ -246,6 +246,7 @@ def _metadata(
             "fingerprint": summary["fingerprint"],
             # With a cut, part of the log may lie after it: what was received is then not known to be learnt.
             "log_until": summary["log_until"] if until is None else 0,
+            "catalogue_bytes": summary["catalogue_bytes"],
         },
         "currency": summary["currency"],
         "until": until,

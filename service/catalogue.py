@@ -38,7 +38,7 @@ class LiveCatalogue:
         self._content = bundle.content
         self._popularity = bundle.popularity
         self._log = log
-        self._position = int(bundle.manifest["data"].get("catalogue_bytes", 0))
+        self._position = int(bundle.manifest["data"]["catalogue_bytes"])
         self.available: Mask = np.array(base.available)
         """`(n,)` bool; copied, never changed, by a request."""
         self.price_cents = np.array(base.price_cents)

@@ -109,9 +109,9 @@ def publish_tiny_shop(data_dir: Path) -> str:
     return publish(data_dir / "bundles", write_tiny_bundle(data_dir).name)
 
 
-def write_tiny_bundle(data_dir: Path, dataset: Dataset | None = None, *, phase: int = 1) -> Path:
+def write_tiny_bundle(data_dir: Path, dataset: Dataset | None = None, *, phase: int = 1, spare: int = 0) -> Path:
     """Fit a phase on the tiny shop (or another) and write its bundle below `data_dir`, unpublished."""
-    dataset = dataset or tiny_dataset(np.random.default_rng(0))
+    dataset = (dataset or tiny_dataset(np.random.default_rng(0))).with_spare(spare)
     surfaces, popularity = PHASES[phase].build_surfaces(Workshop(dataset, dataset.until, 0), PHASES[phase].DEFAULT)
     return write_bundle(
         data_dir / "bundles",
@@ -121,7 +121,13 @@ def write_tiny_bundle(data_dir: Path, dataset: Dataset | None = None, *, phase: 
         dataset=dataset,
         at=dataset.until,
         metadata={
-            "data": {"since": START, "until": dataset.until, "fingerprint": "tiny", "log_until": 0},
+            "data": {
+                "since": START,
+                "until": dataset.until,
+                "fingerprint": "tiny",
+                "log_until": 0,
+                "catalogue_bytes": 0,
+            },
             "currency": "USD",
         },
     )

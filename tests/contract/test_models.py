@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from recsys.compose import MODELS, Blend, Fallback, model_from_state
+from recsys.models.content import ContentModel
+from recsys.models.content_neighbours import ContentNeighboursModel
 from recsys.models.fit.als import ALSRecommender
 from recsys.models.fit.content import ContentNeighboursRecommender, ContentRecommender
 from recsys.models.fit.frequency import FrequencyRecommender
@@ -24,6 +26,7 @@ from recsys.models.fit.popularity import (
 )
 from recsys.models.fit.regional import RegionalRecommender
 from recsys.models.fit.session_knn import SessionKNNRecommender
+from recsys.models.item_item import ItemItemModel
 from recsys.phase1 import Workshop
 from recsys.phases import PHASES
 from recsys.ranking import Mask, Model, ModelState, Query
@@ -58,6 +61,13 @@ def fitted_content() -> Model:
     return QUICK_CONTENT.fit(dataset, DATASET.until, np.random.default_rng(0))
 
 
+def similar_content() -> Model:
+    neighbours, content = fitted(ContentNeighboursRecommender(max_shoppers=1_000)), fitted_content()
+    assert isinstance(neighbours, ItemItemModel)
+    assert isinstance(content, ContentModel)
+    return ContentNeighboursModel(neighbours, content)
+
+
 QUICK_CONTENT = ContentRecommender(epochs=200, snapshots=1, window_days=10.0, folds=3)
 
 
@@ -78,7 +88,7 @@ BUILDERS: dict[str, Callable[[], Model]] = {
     "content": lambda: fitted_content(),
     "regional": lambda: regional(),
     "blend": blend,
-    "similar_content": lambda: fitted(ContentNeighboursRecommender(max_shoppers=1_000)),
+    "similar_content": lambda: similar_content(),
     **{
         f"phase{number} {surface}": lambda number=number, surface=surface: phase(number)[surface]  # type: ignore[misc]
         for number in PHASES
