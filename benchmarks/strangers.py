@@ -38,13 +38,14 @@ class Visit:
     history: History
     """The first of them, `max(KNOWN_EVENTS)`."""
     region: int
+    segments: ItemArray
     truths: ItemArray
     """What they bought after those, sorted, unique."""
 
     def query(self, events: int) -> Query:
         """The question after so many events."""
         known = History(self.history.items[:events], self.history.event_types[:events], self.history.age_days[:events])
-        return Query(history=known, session_items=known.items, region=self.region)
+        return Query(history=known, session_items=known.items, region=self.region, segments=self.segments)
 
 
 def visits(dataset: Dataset, strangers: NDArray[np.bool_], window: Window) -> list[Visit]:
@@ -60,7 +61,8 @@ def visits(dataset: Dataset, strangers: NDArray[np.bool_], window: Window) -> li
         if len(truths):
             first = own.take(slice(0, most))
             ages = ((first.second[-1] - first.second) / SECONDS_PER_DAY).astype(np.float32)
-            found.append(Visit(History(first.item, first.event_type, ages), int(own.region[0]), truths))
+            segments = dataset.segments.of(int(shopper))
+            found.append(Visit(History(first.item, first.event_type, ages), int(own.region[0]), segments, truths))
     return found
 
 

@@ -93,6 +93,12 @@ class BundleHistories:
     """`(n_users,)` int32: where each user usually is, or -1."""
     region_index: HashIndex
     """From a region's name to its code."""
+    segment_offsets: NDArray[np.int64]
+    """`(n_users + 1,)` int64: user u is in `segments[segment_offsets[u]:segment_offsets[u + 1]]`."""
+    segments: ItemArray
+    """Codes of segments."""
+    segment_index: HashIndex
+    """From `attribute=value` to a segment's code."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -101,6 +107,13 @@ class BundleHistories:
         """The code of where a user usually is, -1 where that is unknown."""
         row = self.index.row(user_id)
         return int(self.regions[row]) if row >= 0 else NO_ITEM
+
+    def segments_of(self, user_id: str) -> ItemArray:
+        """Codes of what a user told of themselves."""
+        row = self.index.row(user_id)
+        if row < 0:
+            return self.segments[:0]
+        return self.segments[int(self.segment_offsets[row]) : int(self.segment_offsets[row + 1])]
 
     def of(self, user_id: str) -> History:
         """The user's history, oldest first, aged up to the end of the data; empty for a user unknown to it."""
@@ -182,6 +195,9 @@ def _read_histories(arrays: Arrays) -> BundleHistories:
         age_days=arrays["history-age_days"],
         regions=arrays["history-regions"],
         region_index=HashIndex(arrays["region-hashes"], arrays["region-rows"]),
+        segment_offsets=arrays["history-segment_offsets"],
+        segments=arrays["history-segments"],
+        segment_index=HashIndex(arrays["segment-hashes"], arrays["segment-rows"]),
     )
 
 
@@ -284,6 +300,7 @@ def record_answers(
                 cart_items=last,
                 context_item=int(last[0]) if len(last) else -1,
                 region=histories.region_of(user_id),
+                segments=histories.segments_of(user_id),
             )
             items = model.recommend(query, SMOKE_K, mask).items
             answers.append({"surface": str(surface), "user_id": user_id, "rows": [int(i) for i in items]})

@@ -18,8 +18,12 @@ from recsys.models.item_item import ItemItemModel
 from recsys.models.popularity import CategoryPopularityModel, OrderModel
 from recsys.models.random import RandomModel
 from recsys.models.regional import RegionalModel
+from recsys.models.segments import SegmentModel
 from recsys.models.session_knn import SessionKNNModel
 from recsys.ranking import EMPTY_RANKING, Mask, Model, ModelState, Query, Ranking, ScoreArray, top_k
+
+SURE: Final = 0.95
+"""From this share on the prior is not asked: it would change next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,43 @@ def _normalised(scores: ScoreArray) -> ScoreArray:
     """Scores of a ranking with its best at 1."""
     best = scores[0]
     return scores / best if best > 0 else np.zeros_like(scores)
+
+
+@dataclass(frozen=True)
+class Shrinkage:
+    """Draws what is said of a shopper towards a prior, the more so the less is known of them.
+
+    After n different items `model` counts `n / (n + items)` and `prior` the rest; nothing known is the prior alone.
+    """
+
+    kind: ClassVar[str] = "shrinkage"
+    model: Model
+    prior: Model
+    items: float
+    """After so many different items both count the same."""
+    depth: int
+    """How many items of each are looked at; at least k are."""
+    name: str
+
+    def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
+        """See `Model`."""
+        known = len(np.unique(query.history.items))
+        share = known / (known + self.items)
+        if share > SURE:
+            return self.model.recommend(query, k, eligible)
+        weights = (share, 1.0 - share)
+        return Blend((self.model, self.prior), weights, self.depth, self.name).recommend(query, k, eligible)
+
+    def state(self) -> ModelState:
+        """See `Model`."""
+        params = {"items": self.items, "depth": self.depth, "name": self.name}
+        return ModelState(params, parts=(self.model, self.prior))
+
+    @classmethod
+    def from_state(cls, state: ModelState) -> Self:
+        """See `Model`."""
+        model, prior = state.parts
+        return cls(model, prior, **state.params)
 
 
 @dataclass(frozen=True)
@@ -146,6 +187,8 @@ MODELS: Final[dict[str, type[Model]]] = {
         OrderModel,
         RandomModel,
         RegionalModel,
+        SegmentModel,
+        Shrinkage,
         SessionKNNModel,
     )
 }

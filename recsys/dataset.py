@@ -6,19 +6,22 @@ the rest anonymous sessions, so models learn from both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import orjson
 import polars as pl
 from numpy.typing import NDArray
+from scipy import sparse
 
 from recsys.errors import UserError
 from recsys.events import EVENT_CODE
 from recsys.ranking import History, ItemArray
-from recsys.tables import INTERACTIONS, ITEMS, Table
+from recsys.tables import INTERACTIONS, ITEMS, USERS, Table
 
 SECONDS_PER_DAY: Final = 86_400
 
@@ -27,6 +30,8 @@ MAX_HISTORY_EVENTS: Final = 4_000
 
 
 REGION_HALF_LIFE_DAYS: Final = 60.0
+MAX_SEGMENT_VALUES: Final = 50
+MIN_SEGMENT_USERS: Final = 20
 IDLE_DAYS: Final = 31
 """From so many days without any event on, the shop stood still, and its time with it."""
 
@@ -131,6 +136,33 @@ class Catalogue:
 
 
 @dataclass(frozen=True, slots=True)
+class Segments:
+    """What users told of themselves, as `attribute=value`."""
+
+    names: tuple[str, ...] = ()
+    """Sorted."""
+    offsets: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    """`(n_users + 1,)` int64: user u is in `codes[offsets[u]:offsets[u + 1]]`."""
+    codes: ItemArray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    """Positions in `names`."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def of(self, user: int) -> ItemArray:
+        """Codes of a user's segments; none of an anonymous session."""
+        if user >= len(self.offsets) - 1:
+            return self.codes[:0]
+        return self.codes[int(self.offsets[user]) : int(self.offsets[user + 1])]
+
+    def matrix(self, n_shoppers: int) -> sparse.csr_matrix:
+        """`(n_shoppers, n_segments)` float32: 1 where a shopper is in a segment."""
+        rest = np.full(n_shoppers + 1 - len(self.offsets), self.offsets[-1])
+        ones = np.ones(len(self.codes), dtype=np.float32)
+        return sparse.csr_matrix((ones, self.codes, np.r_[self.offsets, rest]), shape=(n_shoppers, len(self)))
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """Everything that a recommender learns from."""
 
@@ -141,6 +173,7 @@ class Dataset:
     n_sessions: int
     regions: tuple[str, ...] = ()
     """Sorted."""
+    segments: Segments = field(default_factory=Segments)
 
     @property
     def n_items(self) -> int:
@@ -248,13 +281,40 @@ def _check(table: Table, path: Path) -> None:
         raise TablesMissingError(f"{path} has columns {found}, declared are {declared}: run `recsys tables` again")
 
 
+def read_segments(users: pl.DataFrame, user_ids: Sequence[str]) -> Segments:
+    """The segments of `user_ids`, in their order, from the table `users`.
+
+    An attribute makes segments where it has few values, each of enough users: a name or a birthday tells no group.
+    """
+    told: list[tuple[str, str, str]] = []
+    for user_id, text in users.select("user_id", "attributes").drop_nulls().iter_rows():
+        told += [(user_id, name, str(value)) for name, value in orjson.loads(text).items() if value not in (None, "")]
+    frame = pl.DataFrame(told, schema=["user_id", "attribute", "value"], orient="row").cast(pl.String)
+    few = (
+        frame.group_by("attribute").agg(pl.col("value").n_unique().alias("n")).filter(pl.col("n") <= MAX_SEGMENT_VALUES)
+    )
+    frame = frame.join(few, on="attribute").select(
+        "user_id", (pl.col("attribute") + "=" + pl.col("value")).alias("name")
+    )
+    names = frame.group_by("name").len().filter(pl.col("len") >= MIN_SEGMENT_USERS)["name"].sort()
+    codes = pl.DataFrame({"name": names, "code": np.arange(len(names), dtype=np.int32)})
+    rows = pl.DataFrame({"user_id": list(user_ids), "user": np.arange(len(user_ids), dtype=np.int64)})
+    found = frame.join(codes, on="name").join(rows.cast({"user_id": pl.String}), on="user_id").sort("user", "code")
+    counts = np.bincount(found["user"].to_numpy(), minlength=len(user_ids))
+    return Segments(
+        tuple(names),
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        found["code"].to_numpy().astype(np.int32),
+    )
+
+
 def load_dataset(tables: Path) -> Dataset:
-    """Read `interactions.parquet` and `items.parquet` (see `recsys.tables`) below `tables`.
+    """Read `interactions.parquet`, `items.parquet` and `users.parquet` (see `recsys.tables`) below `tables`.
 
     Raises:
         TablesMissingError: a table is missing, or has other columns than declared.
     """
-    for table in (INTERACTIONS, ITEMS):
+    for table in (INTERACTIONS, ITEMS, USERS):
         _check(table, tables / f"{table.name}.parquet")
     items = pl.read_parquet(tables / "items.parquet").sort("item_id")
     interactions = pl.read_parquet(
@@ -263,7 +323,9 @@ def load_dataset(tables: Path) -> Dataset:
     ).sort("occurred_at", "event_id")
     item_ids = items["item_id"]
     categories = items["category"].drop_nulls().unique().sort()
-    user_ids = interactions["user_id"].drop_nulls().unique().sort()
+    users = pl.read_parquet(tables / "users.parquet")
+    registered = users.filter(pl.col("attributes").is_not_null())["user_id"]
+    user_ids = pl.concat([interactions["user_id"].drop_nulls(), registered]).unique().sort()
     sessions = interactions["session_id"].unique().sort()
     regions = interactions["region"].drop_nulls().unique().sort()
     anonymous = interactions.filter(pl.col("user_id").is_null())["session_id"].unique().sort()
@@ -305,6 +367,7 @@ def load_dataset(tables: Path) -> Dataset:
         ),
         user_ids=tuple(user_ids),
         regions=tuple(regions),
+        segments=read_segments(users, user_ids.to_list()),
         n_shoppers=len(user_ids) + len(anonymous),
         n_sessions=len(sessions),
     )

@@ -67,6 +67,8 @@ def pack_histories(dataset: Dataset, at: int) -> BundleHistories:
     histories = Histories(dataset, at)
     users = [histories[user] for user in range(dataset.n_users)]
     empty = np.empty(0, dtype=np.int32)
+    # Where nobody told anything there is but one offset.
+    rest = np.full(dataset.n_users + 1 - len(dataset.segments.offsets), dataset.segments.offsets[-1])
     return BundleHistories(
         index=HashIndex.build(dataset.user_ids),
         offsets=np.concatenate([[0], np.cumsum([len(h) for h in users])]).astype(np.int64),
@@ -75,6 +77,9 @@ def pack_histories(dataset: Dataset, at: int) -> BundleHistories:
         age_days=np.concatenate([empty, *(h.age_days for h in users)]).astype(np.float32),
         regions=histories.regions[: dataset.n_users],
         region_index=HashIndex.build(dataset.regions),
+        segment_offsets=np.concatenate([dataset.segments.offsets, rest]),
+        segments=dataset.segments.codes,
+        segment_index=HashIndex.build(dataset.segments.names),
     )
 
 
@@ -136,6 +141,10 @@ def history_arrays(histories: BundleHistories) -> Arrays:
         "history-regions": histories.regions,
         "region-hashes": histories.region_index.hashes,
         "region-rows": histories.region_index.rows,
+        "history-segment_offsets": histories.segment_offsets,
+        "history-segments": histories.segments,
+        "segment-hashes": histories.segment_index.hashes,
+        "segment-rows": histories.segment_index.rows,
     }
 
 

@@ -16,7 +16,7 @@ import optuna
 import polars as pl
 
 from recsys import phase1
-from recsys.compose import Fallback
+from recsys.compose import Fallback, Shrinkage
 from recsys.evaluation.evaluate import COLD, primary
 from recsys.events import Surface
 from recsys.models.content import ContentModel
@@ -25,15 +25,19 @@ from recsys.models.fit.content import ContentNeighboursRecommender, ContentRecom
 from recsys.models.fit.matrix import Recommender
 from recsys.models.fit.popularity import NewArrivalsRecommender, PopularityRecommender
 from recsys.models.fit.regional import RegionalRecommender
+from recsys.models.fit.segments import SegmentRecommender
 from recsys.models.item_item import ItemItemModel
 from recsys.models.popularity import OrderModel
 from recsys.models.regional import RegionalModel
+from recsys.models.segments import SegmentModel
 from recsys.phase1 import Phase1Config, Surfaces, Workshop, baselines
 from recsys.ranking import Model
 
 NAME: Final = "phase2"
 STRANGER_DEPTH: Final = 500
 """Of popularity, for a stranger: what is popular in a region is not far down everywhere."""
+STRANGER_POWER: Final = 0.5
+"""Strangers are many shoppers, not those who buy most."""
 HOME_CANDIDATES: Final = 200
 """Home scores so many little-known items, the most promising ones: more cost time and add next to nothing."""
 
@@ -47,8 +51,12 @@ class Phase2Config(Phase1Config):
     content_weight: float = 0.02
     region_weight: float = 0.15
     """Exponent of regional demand on what is known of the shopper."""
-    stranger_region_weight: float = 1.0
+    stranger_region_weight: float = 0.5
     """The same on popularity, which is all that a stranger can be told."""
+    stranger_segment_weight: float = 0.3
+    """Exponent of the lifts of a stranger's segments."""
+    prior_items: float = 10.0
+    """After so many items the shopper's own taste counts as much as what a stranger would be told."""
 
 
 DEFAULT: Final = Phase2Config()
@@ -83,18 +91,33 @@ def home(workshop: Workshop, config: Phase2Config) -> Model:
     content = replace(_content(workshop), max_candidates=HOME_CANDIDATES)
     popularity = workshop.fit(PopularityRecommender(config.popularity_half_life_days))
     known = phase1.blend([*workshop.parts(config), (content, config.content_weight)], config, NAME)
-    demand = workshop.fit(RegionalRecommender())
-    assert isinstance(demand, RegionalModel)
     nearby = replace(
-        demand,
+        _demand(workshop, RegionalRecommender()),
         model=known,
         weight=config.region_weight,
-        stranger_weight=config.stranger_region_weight,
         depth=config.depth,
-        stranger_depth=STRANGER_DEPTH,
         name=NAME,
     )
-    return Fallback((nearby, popularity), NAME)
+    prior = stranger(workshop, config)
+    shrunk = Shrinkage(nearby, prior, config.prior_items, config.depth, NAME)
+    return Fallback((shrunk, prior, popularity), NAME)
+
+
+def stranger(workshop: Workshop, config: Phase2Config) -> Model:
+    """What is said to somebody of whom nothing is known: what sells where they are, to shoppers like them."""
+    popularity = workshop.fit(PopularityRecommender(config.popularity_half_life_days, power=STRANGER_POWER))
+    demand = _demand(workshop, RegionalRecommender(half_life_days=40.0, power=STRANGER_POWER))
+    weight, depth, name = config.stranger_region_weight, STRANGER_DEPTH, popularity.name
+    nearby = replace(demand, model=popularity, weight=weight, depth=depth, name=name)
+    groups = workshop.fit(SegmentRecommender(power=STRANGER_POWER))
+    assert isinstance(groups, SegmentModel)
+    return replace(groups, model=nearby, weight=config.stranger_segment_weight, depth=depth, name=name)
+
+
+def _demand(workshop: Workshop, recommender: RegionalRecommender) -> RegionalModel:
+    model = workshop.fit(recommender)
+    assert isinstance(model, RegionalModel)
+    return model
 
 
 def _content(workshop: Workshop) -> ContentModel:

@@ -69,6 +69,8 @@ class Query:
     """Code of the category to prefer when nothing else is known, or `NO_ITEM`."""
     region: int = NO_ITEM
     """Code of where the shopper is, or `NO_ITEM`."""
+    segments: ItemArray = field(default_factory=lambda: _EMPTY_ITEMS)
+    """Codes of what the shopper told of themselves, such as an age; see `recsys.dataset.Segments`."""
     seed: int = 0
     """Makes whatever is random in an answer repeatable."""
 

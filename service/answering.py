@@ -111,7 +111,13 @@ class Answering:
             if region == NO_ITEM:
                 warnings.append(f"region {request.region!r} is not known yet")
         category = NO_ITEM if context == NO_ITEM else catalogue.bundle_category(context)
-        query = Query(surface, shopper.history, shopper.session_items, cart, context, category, region)
+        segments = _NO_ITEMS if request.user_id is None else bundle.histories.segments_of(request.user_id)
+        if request.segments:
+            codes = [bundle.histories.segment_index.row(name) for name in request.segments]
+            unknown = [name for name, code in zip(request.segments, codes, strict=True) if code == NO_ITEM]
+            warnings += [f"segment {name!r} is not known" for name in unknown]
+            segments = np.unique(np.array([code for code in codes if code != NO_ITEM], dtype=np.int32))
+        query = Query(surface, shopper.history, shopper.session_items, cart, context, category, region, segments)
         model: Model = (
             bundle.popularity if degraded and surface in _PERSONAL - _OWN_FALLBACK else bundle.surfaces[surface]
         )

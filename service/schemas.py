@@ -54,6 +54,12 @@ class RecommendRequest(_Strict):
     item_id: Id | None = Field(default=None, description="The item whose page is shown.")
     cart: tuple[Id, ...] = Field(default=(), max_length=200)
     region: Id | None = Field(default=None, description="Where the shopper is; where the user usually is, by default.")
+    segments: tuple[Id, ...] = Field(
+        default=(),
+        max_length=32,
+        description="What a shopper without a history told of themselves, as `attribute=value`; "
+        "what the user export says of the user, by default.",
+    )
     k: int = Field(default=12, ge=1, description="How many items; at most RECSYS_MAX_K.")
     filters: Filters = NO_FILTERS
 
@@ -70,11 +76,11 @@ class RecommendRequest(_Strict):
 
 
 FILTER_NAMES: Final = frozenset(Filters.model_fields)
-_LISTS: Final = frozenset({"cart", "exclude_item_ids"})
+_LISTS: Final = frozenset({"cart", "exclude_item_ids", "segments"})
 
 
 def request_from_query(pairs: list[tuple[str, str]]) -> RecommendRequest:
-    """The request that a query string's names and values make; a repeated `cart` or `exclude_item_ids` adds up.
+    """The request that a query string's names and values make; a repeated `cart`, `segments` or `exclude_item_ids` adds up.
 
     Raises:
         ValidationError: see `RecommendRequest`.

@@ -17,10 +17,7 @@ from recsys.ranking import ItemArray, Mask, Model, ModelState, Query, Ranking, S
 
 @dataclass(frozen=True)
 class RegionalModel:
-    """Multiplies the scores of `model` by `(1 + demand in the region) ** weight`; without a region they stay.
-
-    For a stranger, of whom there is no history, the region is all there is: the weight and the depth are others.
-    """
+    """Multiplies the scores of `model` by `(1 + demand in the region) ** weight`; without a region they stay."""
 
     kind: ClassVar[str] = "regional"
     model: Model
@@ -31,20 +28,16 @@ class RegionalModel:
     logs: ScoreArray
     """float32 parallel to `items`: log of one plus the decayed demand."""
     weight: float
-    stranger_weight: float
     depth: int
     """How many items of `model` are looked at; at least k are."""
-    stranger_depth: int
     name: str
 
     def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
         """See `Model`."""
         if not 0 <= query.region < len(self.offsets) - 1:
             return self.model.recommend(query, k, eligible)
-        stranger = len(query.history) == 0
-        weight, depth = (self.stranger_weight, self.stranger_depth) if stranger else (self.weight, self.depth)
-        ranking = self.model.recommend(query, max(k, depth) if k > 0 else 0, eligible)
-        scores = ranking.scores * np.exp(np.float32(weight) * self._logs(query.region, ranking.items))
+        ranking = self.model.recommend(query, max(k, self.depth) if k > 0 else 0, eligible)
+        scores = ranking.scores * np.exp(np.float32(self.weight) * self._logs(query.region, ranking.items))
         best = top_k(ranking.items, scores, k)
         sources = tuple(ranking.sources[place] for place in best.tolist())
         return Ranking(ranking.items[best], scores[best], sources, ranking.because[best])
@@ -62,9 +55,7 @@ class RegionalModel:
         """See `Model`."""
         params = {
             "weight": self.weight,
-            "stranger_weight": self.stranger_weight,
             "depth": self.depth,
-            "stranger_depth": self.stranger_depth,
             "name": self.name,
         }
         return ModelState(params, {"offsets": self.offsets, "items": self.items, "logs": self.logs}, (self.model,))

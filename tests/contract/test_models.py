@@ -9,7 +9,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from recsys.compose import MODELS, Blend, Fallback, model_from_state
+from recsys.compose import MODELS, Blend, Fallback, Shrinkage, model_from_state
+from recsys.dataset import Segments
 from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
 from recsys.models.fit.als import ALSRecommender
@@ -25,6 +26,7 @@ from recsys.models.fit.popularity import (
     TrendingRecommender,
 )
 from recsys.models.fit.regional import RegionalRecommender
+from recsys.models.fit.segments import SegmentRecommender
 from recsys.models.fit.session_knn import SessionKNNRecommender
 from recsys.models.item_item import ItemItemModel
 from recsys.phase1 import Workshop
@@ -51,7 +53,21 @@ def regional() -> Model:
     dataset = replace(DATASET, events=replace(DATASET.events, region=DATASET.events.item % 2), regions=("east", "west"))
     demand = RegionalRecommender().fit(dataset, dataset.until, np.random.default_rng(0))
     popularity = fitted(PopularityRecommender())
-    return replace(demand, model=popularity, weight=1.0, stranger_weight=3.0, depth=N_ITEMS, stranger_depth=N_ITEMS)
+    return replace(demand, model=popularity, weight=3.0, depth=N_ITEMS)
+
+
+def segments() -> Model:
+    """Who tells that they are odd buys odd items."""
+    offsets = np.arange(DATASET.n_users + 1, dtype=np.int64)
+    told = Segments(("taste=even", "taste=odd"), offsets, (np.arange(DATASET.n_users) % 2).astype(np.int32))
+    lifts = SegmentRecommender(smoothing=1.0).fit(
+        replace(DATASET, segments=told), DATASET.until, np.random.default_rng(0)
+    )
+    return replace(lifts, model=fitted(PopularityRecommender()), weight=1.0, depth=N_ITEMS)
+
+
+def shrinkage() -> Model:
+    return Shrinkage(fitted(CosineRecommender()), fitted(PopularityRecommender()), 2.0, 20, "shrunk")
 
 
 def fitted_content() -> Model:
@@ -87,6 +103,8 @@ BUILDERS: dict[str, Callable[[], Model]] = {
     "session_knn": lambda: fitted(SessionKNNRecommender()),
     "content": lambda: fitted_content(),
     "regional": lambda: regional(),
+    "segments": lambda: segments(),
+    "shrinkage": lambda: shrinkage(),
     "blend": blend,
     "similar_content": lambda: similar_content(),
     **{
@@ -222,6 +240,29 @@ def test_a_stranger_gets_what_sells_where_they_are(region: int) -> None:
 def test_an_unknown_region_changes_nothing(region: int) -> None:
     plain = fitted(PopularityRecommender()).recommend(Query(), 10, ALLOWED)
     assert build("regional").recommend(Query(region=region), 10, ALLOWED).items.tolist() == plain.items.tolist()
+
+
+@pytest.mark.parametrize("segment", [0, 1])
+def test_a_segment_gets_what_sells_to_it(segment: int) -> None:
+    model = build("segments")
+    asked = Query(segments=np.array([segment], dtype=np.int32))
+    assert {int(item) % 2 for item in model.recommend(asked, 10, ALLOWED).items} == {segment}
+    plain = model.recommend(Query(), 10, ALLOWED).items.tolist()
+    for unknown in ([-1], [2], [10**6]):
+        odd = Query(segments=np.array(unknown, dtype=np.int32))
+        assert model.recommend(odd, 10, ALLOWED).items.tolist() == plain
+
+
+def test_shrinkage_moves_from_the_prior_to_the_model() -> None:
+    shrunk, taste, prior = build("shrinkage"), build("item_knn"), build("popularity")
+    assert shrunk.recommend(Query(), 10, ALLOWED).items.tolist() == prior.recommend(Query(), 10, ALLOWED).items.tolist()
+    sure = replace(shrunk, items=0.01)  # type: ignore[type-var]
+    asked = query(0, 2)
+    assert sure.recommend(asked, 10, ALLOWED).items.tolist() == taste.recommend(asked, 10, ALLOWED).items.tolist()
+    known = {"taste": taste, "prior": prior}
+    tops = {name: set(model.recommend(asked, 5, ALLOWED).items.tolist()) for name, model in known.items()}
+    both = set(shrunk.recommend(asked, 10, ALLOWED).items.tolist())
+    assert both & tops["taste"] and both & tops["prior"]
 
 
 def test_buy_again_returns_only_what_was_bought() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.dataset import SECONDS_PER_DAY, Dataset
-from recsys.models.fit.matrix import event_weights
+from recsys.models.fit.matrix import event_weights, interaction_matrix
 from recsys.models.popularity import CategoryPopularityModel, OrderModel
 from recsys.models.random import RandomModel
 
@@ -41,10 +41,16 @@ class PopularityRecommender:
     """What everybody likes lately; every item stands in the order, so that it can fill any answer."""
 
     half_life_days: float = 10.0
+    power: float = 1.0
+    """Of each shopper's demand for an item. Below 1 many shoppers count for more than a few who buy much."""
 
     def fit(self, dataset: Dataset, at: int, rng: np.random.Generator) -> OrderModel:  # noqa: ARG002
         """See `Recommender`."""
-        return order_by(item_scores(dataset, at, self.half_life_days), "popularity")
+        if self.power == 1.0:
+            return order_by(item_scores(dataset, at, self.half_life_days), "popularity")
+        demand = interaction_matrix(dataset, at, self.half_life_days)
+        demand.data **= self.power
+        return order_by(np.asarray(demand.sum(axis=0), dtype=np.float64).ravel(), "popularity")
 
 
 @dataclass(frozen=True)
