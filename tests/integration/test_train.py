@@ -6,10 +6,12 @@ import random
 from datetime import date, timedelta
 from pathlib import Path
 
+import nbformat
 import orjson
 import polars as pl
 import pytest
 from mlflow import MlflowClient
+from nbclient import NotebookClient
 from rich.console import Console
 
 from pipelines.ingest import ingest
@@ -23,6 +25,7 @@ from recsys.tracking import CANDIDATE, CHAMPION, REGISTERED_MODEL
 from recsys.train import train
 
 QUIET = Console(quiet=True)
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "compare_phases.ipynb"
 MAPPING = """
 [shop]
 name = "Corner shop"
@@ -157,3 +160,24 @@ def test_a_mistake_prints_one_line_and_no_traceback(tmp_path: Path, capsys: pyte
     assert run("publish", "--data-dir", str(tmp_path)) == 1
     error = capsys.readouterr().err
     assert "error:" in error and "recsys train" in error and "Traceback" not in error
+
+
+@pytest.fixture(scope="module")
+def second(shop: Path, version: str) -> str:  # noqa: ARG001 - trained after phase 1
+    return train(2, shop, search_seconds=0, console=QUIET).version
+
+
+def test_phase_2_trains_without_a_catalogue_and_without_places(shop: Path, second: str) -> None:
+    bundle = load_bundle(shop / "bundles" / second)
+    assert bundle.phase == 2
+    assert bundle.manifest["metrics"]["test"]["all purchases"] > 0.2
+
+
+@pytest.mark.usefixtures("second")
+def test_the_notebook_compares_the_phases(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_DATA_DIR", str(shop))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
+    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("phase2" in str(data.get("text/plain", "")) for data in shown)
+    assert sum("image/png" in data for data in shown) >= 2
