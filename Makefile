@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 RECSYS := $(BIN)/recsys
 DATA := data
+VENV_BENCH := .venv-bench
+LIGHTFM := lightfm-next==1.19.0
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help run ingest tables doctor train-phase1 train-phase2 evaluate evaluate-phase2 publish rollback serve mlflow \
-        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-strangers bench-serve docs clean
+        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-serve docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +23,11 @@ $(VENV)/installed: pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --progress-bar on -e '.[dev]'
+	@touch $@
+
+$(VENV_BENCH)/installed: Makefile # LightFM, a baseline only, in an environment of its own
+	$(PYTHON) -m venv $(VENV_BENCH)
+	$(VENV_BENCH)/bin/python -m pip install --progress-bar on $(LIGHTFM)
 	@touch $@
 
 run: $(VENV)/installed ## Everything: data, tables, phase 1, publish, serve
@@ -90,8 +97,11 @@ bench-pipeline: $(VENV)/installed ## 1, 5 and 25 million events through the pipe
 bench-stranger: $(VENV)/installed ## 500,000 messy order lines through a proposed mapping
 	$(BIN)/python -m benchmarks.stranger
 
-bench-cold: $(VENV)/installed ## Items that nobody has met, ranked by what they are
-	$(BIN)/python -m benchmarks.cold
+bench-cold: $(VENV)/installed $(VENV_BENCH)/installed ## Items that nobody has met, ranked by what they are (TEST=--test: the test month)
+	$(BIN)/python -m benchmarks.cold $(TEST)
+
+bench-beauty: $(VENV)/installed $(VENV_BENCH)/installed ## The same on Amazon Beauty, and what it costs warm items (TEST=--test: the last items)
+	$(BIN)/python -m benchmarks.beauty $(TEST)
 
 bench-strangers: $(VENV)/installed ## Shoppers after 0, 1, 2 and 5 events
 	$(BIN)/python -m benchmarks.strangers

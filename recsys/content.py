@@ -6,6 +6,7 @@ join with this very code.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ MAX_TEXT_SLOTS: Final = 24
 MAX_VALUE_SLOTS: Final = 16
 """Of an attribute with several values, likewise."""
 CATEGORY_LEVELS: Final = 4
+PRICE: Final = "price"
 _SEPARATOR: Final = "\x1f"
 
 
@@ -73,6 +75,17 @@ def attribute_values(value: Any) -> list[str]:
     ]
 
 
+def attribute_number(value: Any) -> float | None:
+    """An attribute's value as a finite number, also where it is written as text; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """Features of one kind, such as the words of a text or the brand."""
@@ -90,8 +103,8 @@ class ContentPlan:
     """Attributes with a block of their own."""
     crossed: tuple[str, ...]
     """Blocks with one value whose pairs are features too: the size of one type of product says more than either."""
-    price_edges: tuple[int, ...]
-    """Ascending cents that part price classes; none where the catalogue has no prices."""
+    edges: Mapping[str, tuple[float, ...]]
+    """Ascending numbers that part the classes of the price, in cents, and of attributes that are measures or running numbers."""
 
     def values(self, content: ItemContent) -> Iterator[tuple[str, list[str]]]:
         """Block names and the item's values in them."""
@@ -104,14 +117,19 @@ class ContentPlan:
             single["category"] = levels[-1]
         if content.brand and content.brand.strip():
             single["brand"] = content.brand.strip()[:120]
-        if content.price_cents is not None and content.price_cents >= 0 and self.price_edges:
-            single["price"] = str(int(np.searchsorted(self.price_edges, content.price_cents, side="right")))
+        if content.price_cents is not None and content.price_cents >= 0 and PRICE in self.edges:
+            single[PRICE] = self._number_class(PRICE, content.price_cents)
         several: dict[str, list[str]] = {
             "text": words(" ".join(filter(None, (content.title, levels[-1] if levels else None, content.description))))
         }
         for name in self.attributes:
-            values = attribute_values(content.attributes.get(name))
-            if len(values) == 1:
+            value = content.attributes.get(name)
+            values = attribute_values(value)
+            if name in self.edges:
+                number = attribute_number(value)
+                if number is not None:
+                    single[name] = self._number_class(name, number)
+            elif len(values) == 1:
                 single[name] = values[0]
             elif values:
                 several[name] = values
@@ -124,6 +142,9 @@ class ContentPlan:
         for name, value in single.items():
             yield name, [value]
         yield from several.items()
+
+    def _number_class(self, name: str, number: float) -> str:
+        return str(int(np.searchsorted(self.edges[name], number, side="right")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +193,20 @@ class FeatureEncoder:
         length = float(np.sqrt((weights * weights).sum()))
         return features, (weights / length if length > 0 else weights).astype(np.float32)
 
+    def unknown(self, content: ItemContent) -> list[str]:
+        """Kinds (text, category, brand, price, an attribute's name) that the item has, with nothing that the vocabulary knows.
+
+        Of the text only the item's own, not the name of its category.
+        """
+        levels = {f"category {depth}" for depth in range(1, CATEGORY_LEVELS)}
+        found = dict(self.plan.values(content))
+        found["text"] = words(" ".join(filter(None, (content.title, content.description))))
+        return [
+            name
+            for name, values in found.items()
+            if values and name not in levels and " x " not in name and not len(self._features(name, values))
+        ]
+
     def _features(self, block: str, values: list[str]) -> NDArray[np.int32]:
         hashes = np.array([hash_feature(block, value) for value in dict.fromkeys(values)], dtype=np.uint64)
         known = self.vocabulary.lookup(hashes)
@@ -182,14 +217,15 @@ class FeatureEncoder:
         return {
             "attributes": list(self.plan.attributes),
             "crossed": list(self.plan.crossed),
-            "price_edges": list(self.plan.price_edges),
+            "edges": {name: list(edges) for name, edges in self.plan.edges.items()},
             "blocks": [[block.name, block.slots] for block in self.blocks],
         }
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], vocabulary: HashIndex, idf: NDArray[np.float32]) -> FeatureEncoder:
         """The encoder that `params` and its arrays describe."""
-        plan = ContentPlan(tuple(params["attributes"]), tuple(params["crossed"]), tuple(params["price_edges"]))
+        edges = {name: tuple(values) for name, values in params["edges"].items()}
+        plan = ContentPlan(tuple(params["attributes"]), tuple(params["crossed"]), edges)
         return cls(plan, tuple(Block(name, slots) for name, slots in params["blocks"]), vocabulary, idf)
 
 

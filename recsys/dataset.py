@@ -79,9 +79,9 @@ class Events:
         return self.take(slice(int(low), int(high)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Catalogue:
-    """Items by row: parallel sequences of length n_items."""
+    """Items by row: parallel sequences of length n_items; two are equal only where they are the same."""
 
     item_ids: tuple[str, ...]
     titles: tuple[str, ...]

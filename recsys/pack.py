@@ -173,7 +173,7 @@ def write_bundle(
 
     `dataset` is what the models were fitted on, `at` (Unix second) the moment that histories are aged to.
     `metadata` must hold `currency` and `data` (`since`, `until`: Unix seconds, `fingerprint`, `log_until`, `catalogue_bytes`), and may hold
-    `params` and `metrics`; it becomes part of the manifest.
+    `params`, `metrics` and `warnings` (what is odd about the data, in words); it becomes part of the manifest.
     """
     catalogue = pack_catalogue(dataset.catalogue)
     histories = pack_histories(dataset, at)

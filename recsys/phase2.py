@@ -1,8 +1,8 @@
 """Phase 2: the content-based hybrid. Phase 1, and what items are, for items that few or none have met.
 
-Home adds the content model to phase 1's blend; each item counts there by how little is known of it, so warm items keep
-their collaborative strength. An item that was never sold has similar products by its features, and new arrivals are ranked
-for who asks. The search decides how much content counts, on validation.
+Home adds the content model, and what items inherit from items like them, to phase 1's blend; each item
+counts there by how little is known of it, so warm items keep their collaborative strength. An item that was never sold has similar
+products by its features, and new arrivals are ranked for who asks. The search decides how much content counts, on validation.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from recsys.evaluation.evaluate import COLD, primary
 from recsys.events import Surface
 from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
-from recsys.models.fit.content import ContentNeighboursRecommender, ContentRecommender
-from recsys.models.fit.matrix import Recommender
+from recsys.models.fit.content import ContentRecommender
+from recsys.models.fit.kin import ContentNeighboursRecommender, KinRecommender
 from recsys.models.fit.popularity import NewArrivalsRecommender, PopularityRecommender
 from recsys.models.fit.regional import RegionalRecommender
 from recsys.models.fit.segments import SegmentRecommender
@@ -49,11 +49,13 @@ class Phase2Config(Phase1Config):
     """What the search decides: phase 1's, and how much content counts."""
 
     content_weight: float = 0.02
+    kin_weight: float = 0.0
+    """Of what an item inherits from items of similar content; 0 leaves it out. It pays where words tell items apart."""
     region_weight: float = 0.15
     """Exponent of regional demand on what is known of the shopper."""
     stranger_region_weight: float = 0.5
     """The same on popularity, which is all that a stranger can be told."""
-    stranger_segment_weight: float = 0.3
+    stranger_segment_weight: float = 0.2
     """Exponent of the lifts of a stranger's segments."""
     prior_items: float = 10.0
     """After so many items the shopper's own taste counts as much as what a stranger would be told."""
@@ -64,7 +66,12 @@ DEFAULT: Final = Phase2Config()
 
 def default_params() -> dict[str, Any]:
     """`DEFAULT` as the first trial of a search."""
-    return {**phase1.default_params(), "content_weight": DEFAULT.content_weight, "region_weight": DEFAULT.region_weight}
+    return {
+        **phase1.default_params(),
+        "content_weight": DEFAULT.content_weight,
+        "kin_weight": DEFAULT.kin_weight,
+        "region_weight": DEFAULT.region_weight,
+    }
 
 
 def suggest(trial: optuna.Trial) -> Phase2Config:
@@ -72,6 +79,7 @@ def suggest(trial: optuna.Trial) -> Phase2Config:
     return Phase2Config(
         **asdict(phase1.suggest(trial)),
         content_weight=trial.suggest_float("content_weight", 0.002, 0.5, log=True),
+        kin_weight=trial.suggest_categorical("kin_weight", [0.0, 0.05, 0.2]),
         region_weight=trial.suggest_float("region_weight", 0.02, 0.3),
     )
 
@@ -81,16 +89,14 @@ def objective(frame: pl.DataFrame) -> float:
     return phase1.objective(frame) + primary(frame, "trial", COLD)
 
 
-def candidates(config: Phase2Config) -> dict[str, Recommender]:
-    """Single models, each of which could have been phase 2."""
-    return {**phase1.candidates(config), "content": ContentRecommender()}
-
-
 def home(workshop: Workshop, config: Phase2Config) -> Model:
     """Phase 1's blend and content, moved towards what sells where the shopper is; likewise popularity, for a stranger."""
     content = replace(_content(workshop), max_candidates=HOME_CANDIDATES)
     popularity = workshop.fit(PopularityRecommender(config.popularity_half_life_days))
-    known = phase1.blend([*workshop.parts(config), (content, config.content_weight)], config, NAME)
+    parts = [*workshop.parts(config), (content, config.content_weight)]
+    if config.kin_weight > 0:
+        parts.append((workshop.fit(_kin(config)), config.kin_weight))
+    known = phase1.blend(parts, config, NAME)
     nearby = replace(
         _demand(workshop, RegionalRecommender()),
         model=known,
@@ -103,10 +109,14 @@ def home(workshop: Workshop, config: Phase2Config) -> Model:
     return Fallback((shrunk, prior, popularity), NAME)
 
 
+def _kin(config: Phase2Config) -> KinRecommender:
+    return KinRecommender(regularization=config.ridge_regularization)
+
+
 def stranger(workshop: Workshop, config: Phase2Config) -> Model:
     """What is said to somebody of whom nothing is known: what sells where they are, to shoppers like them."""
     popularity = workshop.fit(PopularityRecommender(config.popularity_half_life_days, power=STRANGER_POWER))
-    demand = _demand(workshop, RegionalRecommender(half_life_days=40.0, power=STRANGER_POWER))
+    demand = _demand(workshop, RegionalRecommender(half_life_days=80.0, power=STRANGER_POWER, smoothing=1_000.0))
     weight, depth, name = config.stranger_region_weight, STRANGER_DEPTH, popularity.name
     nearby = replace(demand, model=popularity, weight=weight, depth=depth, name=name)
     groups = workshop.fit(SegmentRecommender(power=STRANGER_POWER))
@@ -128,7 +138,10 @@ def _content(workshop: Workshop) -> ContentModel:
 
 def rows(workshop: Workshop, config: Phase2Config) -> dict[str, Model]:
     """Every row of the tables: those of phase 1, the content model alone, and the phase."""
-    return {**phase1.rows(workshop, config), "content": _content(workshop), NAME: home(workshop, config)}
+    single: dict[str, Model] = {"content": _content(workshop)}
+    if config.kin_weight > 0:
+        single["kin"] = workshop.fit(_kin(config))
+    return {**phase1.rows(workshop, config), **single, NAME: home(workshop, config)}
 
 
 def build_surfaces(workshop: Workshop, config: Phase2Config) -> Surfaces:

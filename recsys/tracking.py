@@ -48,13 +48,14 @@ def connect(data_dir: Path) -> MlflowClient:
     """A client of this data directory's runs; `mlflow`'s own functions follow it."""
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    uri = _tracking_uri(data_dir)
+    uri, is_given = _tracking_uri(data_dir), "MLFLOW_TRACKING_URI" in os.environ
     mlflow.set_tracking_uri(uri)
+    if not is_given:
+        # MLflow exports it, and the process's next data directory would be tracked where this one is.
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
     client = MlflowClient(uri)
     if client.get_experiment_by_name(EXPERIMENT) is None:
-        artifacts = (
-            None if "MLFLOW_TRACKING_URI" in os.environ else (data_dir / "mlflow" / "artifacts").resolve().as_uri()
-        )
+        artifacts = None if is_given else (data_dir / "mlflow" / "artifacts").resolve().as_uri()
         client.create_experiment(EXPERIMENT, artifact_location=artifacts)
     mlflow.set_experiment(EXPERIMENT)
     return client

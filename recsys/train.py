@@ -7,8 +7,10 @@ once, for every row of the table at the same time, and only then is the chosen c
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +21,7 @@ import orjson
 import polars as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from recsys import tracking
 from recsys.bundle import BundleError, read_manifest
@@ -40,6 +43,8 @@ SPARE_SHARE: Final = 0.05
 """A bundle has room for so many items, relative to those it lists, that join while it serves; at least for `MIN_SPARE`."""
 SEARCH_CASES: Final = 1_000
 """A trial of the search is judged on this many shoppers; the comparison that follows sees all."""
+TAG_LENGTH: Final = 5_000
+"""Characters of a tag in MLflow; the manifest has all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +87,23 @@ def train(
         return TrainResult(known, trained=False)
 
     started = time.monotonic()
-    dataset = load_dataset(data_dir / "tables")
-    console.print(
-        f"{len(dataset.events):,} interactions of {dataset.n_users:,} users "
-        f"({dataset.n_shoppers - dataset.n_users:,} anonymous sessions) with {dataset.n_items:,} items"
-    )
-    windows = _windows(dataset, until, console)
-    config, results = PHASES[phase].DEFAULT, dict[str, Results]()
-    if windows is not None:
-        config, results["validation"] = choose(phase, dataset, windows, search_seconds, seed, console)
-        results["test"] = test(phase, config, dataset, windows, seed, console)
-    at = windows.test.start if until is not None and windows is not None else dataset.until
-    learnt = dataset.before(at).with_spare(max(MIN_SPARE, int(SPARE_SHARE * dataset.n_items)))
-    if not len(learnt.events):
-        raise UserError("there are no interactions to learn from: look at the summary that `recsys tables` prints")
-    with console.status("fitting on everything for publishing" if until is None else f"fitting before {until}"):
-        surfaces, popularity = PHASES[phase].build_surfaces(Workshop(learnt, at, seed), config)
+    with _heard(console) as warnings:
+        dataset = load_dataset(data_dir / "tables")
+        console.print(
+            f"{len(dataset.events):,} interactions of {dataset.n_users:,} users "
+            f"({dataset.n_shoppers - dataset.n_users:,} anonymous sessions) with {dataset.n_items:,} items"
+        )
+        windows = _windows(dataset, until, console)
+        config, results = PHASES[phase].DEFAULT, dict[str, Results]()
+        if windows is not None:
+            config, results["validation"] = choose(phase, dataset, windows, search_seconds, seed, console)
+            results["test"] = test(phase, config, dataset, windows, seed, console)
+        at = windows.test.start if until is not None and windows is not None else dataset.until
+        learnt = dataset.before(at).with_spare(max(MIN_SPARE, int(SPARE_SHARE * dataset.n_items)))
+        if not len(learnt.events):
+            raise UserError("there are no interactions to learn from: look at the summary that `recsys tables` prints")
+        with console.status("fitting on everything for publishing" if until is None else f"fitting before {until}"):
+            surfaces, popularity = PHASES[phase].build_surfaces(Workshop(learnt, at, seed), config)
     bundle = write_bundle(
         data_dir / "bundles",
         phase=phase,
@@ -105,13 +111,40 @@ def train(
         popularity=popularity,
         dataset=learnt,
         at=at,
-        metadata=_metadata(phase, summary, key, until, asdict(config), results, learnt),
+        metadata=_metadata(phase, summary, key, until, asdict(config), results, learnt, warnings),
     )
     _record(data_dir, phase, bundle, summary, seed, asdict(config), results)
     if "test" in results:
         print_results(results["test"].frame, console)
     console.print(f"bundle [bold]{bundle.name}[/bold] in {time.monotonic() - started:.0f} s")
     return TrainResult(bundle.name, trained=True)
+
+
+class _Listener(logging.Handler):
+    """Prints what the package warns of, and keeps it: each thing once, though every fit on the way says it again."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        message = record.getMessage()
+        if message not in self.heard:
+            self.heard.append(message)
+            self._console.print(Text(f"warning: {message}", style="yellow"), soft_wrap=True)
+
+
+@contextmanager
+def _heard(console: Console) -> Iterator[list[str]]:
+    """What this package's loggers warn of while the block runs, in the order of its first mention."""
+    listener, package = _Listener(console), logging.getLogger("recsys")
+    package.addHandler(listener)
+    try:
+        yield listener.heard
+    finally:
+        package.removeHandler(listener)
 
 
 def read_summary(data_dir: Path) -> dict[str, Any]:
@@ -236,6 +269,7 @@ def _metadata(
     params: dict[str, Any],
     results: Mapping[str, Results],
     learnt: Dataset,
+    warnings: Sequence[str],
 ) -> dict[str, Any]:
     """The training's part of the bundle's manifest."""
     return {
@@ -251,6 +285,7 @@ def _metadata(
         "currency": summary["currency"],
         "until": until,
         "params": params,
+        "warnings": list(warnings),
         "metrics": {
             window: {row["slice"]: row["value"] for row in _primary_rows(result.frame, phase).iter_rows(named=True)}
             for window, result in results.items()
@@ -283,6 +318,7 @@ def _record(
             "code_version": manifest["code_version"],
             "data_since": str(manifest["data"]["since"]),
             "data_until": str(manifest["data"]["until"]),
+            "warnings": "\n".join(manifest["warnings"])[:TAG_LENGTH],
         },
         results={window: result.frame for window, result in results.items()},
     )

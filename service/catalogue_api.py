@@ -11,9 +11,10 @@ import numpy as np
 import orjson
 from pydantic import ValidationError
 
+from recsys.models.content import ContentModel
 from recsys.ranking import NO_ITEM, ItemArray
 from service.bundles import BundleHolder
-from service.catalogue import LiveCatalogue
+from service.catalogue import LiveCatalogue, content_of
 from service.catalogue_log import CatalogueLog
 from service.events import REJECTED
 from service.metrics import Metrics
@@ -25,7 +26,7 @@ WAITING: Final = "waiting"
 LINE_ITEMS: Final = 1_000
 """Items of a bulk update that one line of the log changes."""
 ODD_PRICE: Final = 100
-"""A price is odd from so many times the dearest item's on."""
+"""A price is odd from so many times the 99th percentile on: a few absurd prices do not make the next one normal."""
 
 
 class ItemsError(Exception):
@@ -94,7 +95,8 @@ class CatalogueEditor:
         async with self._log.writing() as log:
             before = self._holder.live.catalogue
             known = [before.row(item.item_id) != NO_ITEM for item in items]
-            warnings = [_warnings(item, before) for item in items]
+            limit = _price_limit(before)
+            warnings = [_warnings(item, before, limit) for item in items]
             await log.append([{"kind": "item", "changed_at": self._now(), "item": item.model_dump()} for item in items])
         after = self._holder.live
         verdicts = []
@@ -104,8 +106,7 @@ class CatalogueEditor:
                 reason = "stored; the live bundle has no room for it: it is recommended after the next training"
                 verdicts.append(ItemVerdict(item.item_id, WAITING, reason, warned))
                 continue
-            if after.bundle.content is not None and not after.bundle.content.knows(row):
-                warned = (*warned, "nothing in its content is known from other items: it is only a new arrival")
+            warned = (*warned, *_unplaced(item, row, after.bundle.content))
             verdicts.append(ItemVerdict(item.item_id, UPDATED if was_known else ADDED, warnings=warned))
         for kind in (ADDED, UPDATED, WAITING):
             self._metrics.changed(kind, sum(verdict.verdict == kind for verdict in verdicts))
@@ -178,17 +179,36 @@ def _judge(content: Any) -> Item | ItemVerdict:
         return ItemVerdict(given if isinstance(given, str) else None, REJECTED, in_words(error))
 
 
-def _warnings(item: Item, catalogue: LiveCatalogue) -> tuple[str, ...]:
+def _price_limit(catalogue: LiveCatalogue) -> float:
+    """Cents; a price above is odd. Infinite where no item has a price."""
+    known = catalogue.price_cents[catalogue.price_cents > 0]
+    return ODD_PRICE * float(np.percentile(known, 99, method="lower")) if len(known) else np.inf
+
+
+def _warnings(item: Item, catalogue: LiveCatalogue, price_limit: float) -> tuple[str, ...]:
     """What is odd about an item, beside those that are known."""
     found = []
     if item.title is None:
         found.append("it has no title: its id is shown")
-    if item.category is not None and not catalogue.knows_category(item.category):
+    if item.category is None:
+        found.append("it has no category")
+    elif not catalogue.knows_category(item.category):
         found.append(f"category {item.category!r} is new")
-    dearest = int(catalogue.price_cents.max(initial=-1))
-    if item.price_cents is not None and dearest > 0 and item.price_cents > ODD_PRICE * dearest:
-        found.append(f"it costs more than {ODD_PRICE} times as much as any other item: check price_cents")
+    if item.price_cents is not None and item.price_cents > price_limit:
+        found.append(
+            f"it costs more than {price_limit / 100:,.0f}, {ODD_PRICE} times the 99th percentile: check price_cents"
+        )
     return tuple(found)
+
+
+def _unplaced(item: Item, row: int, content: ContentModel | None) -> tuple[str, ...]:
+    """What of an item's content says nothing, since no other item has it."""
+    if content is None:
+        return ()
+    if not content.knows(row):
+        return ("nothing in its content is known from other items: it is only a new arrival",)
+    unknown = content.encoder.unknown(content_of(item.model_dump()))
+    return (f"not known from other items, so of no use: {', '.join(unknown)}",) if unknown else ()
 
 
 def _matching(catalogue: LiveCatalogue, wanted: ItemFilter) -> tuple[ItemArray, list[str]]:

@@ -17,7 +17,7 @@ from recsys.ranking import ItemArray, Mask, Model, ModelState, Query, Ranking, S
 
 @dataclass(frozen=True)
 class RegionalModel:
-    """Multiplies the scores of `model` by `(1 + demand in the region) ** weight`; without a region they stay."""
+    """Multiplies the scores of `model` by how wanted an item is in the region to the power of `weight`; without one they stay."""
 
     kind: ClassVar[str] = "regional"
     model: Model
@@ -26,7 +26,9 @@ class RegionalModel:
     items: ItemArray
     """Ascending within a region."""
     logs: ScoreArray
-    """float32 parallel to `items`: log of one plus the decayed demand."""
+    """float32 parallel to `items`: log of how wanted each is, see `recsys.models.fit.regional`."""
+    base: ScoreArray
+    """`(n_regions,)` float32: the same of an item that nobody has asked for there."""
     weight: float
     depth: int
     """How many items of `model` are looked at; at least k are."""
@@ -43,13 +45,13 @@ class RegionalModel:
         return Ranking(ranking.items[best], scores[best], sources, ranking.because[best])
 
     def _logs(self, region: int, wanted: ItemArray) -> ScoreArray:
-        """`(m,)` float32 for the items `wanted` `(m,)`, 0 where nobody asked for them there."""
+        """`(m,)` float32 for the items `wanted` `(m,)`."""
         part = slice(int(self.offsets[region]), int(self.offsets[region + 1]))
         items, logs = self.items[part], self.logs[part]
         if len(items) == 0:
-            return np.zeros(len(wanted), dtype=np.float32)
+            return np.full(len(wanted), self.base[region])
         place = np.minimum(items.searchsorted(wanted), len(items) - 1)
-        return np.where(items[place] == wanted, logs[place], np.float32(0.0))
+        return np.where(items[place] == wanted, logs[place], self.base[region])
 
     def state(self) -> ModelState:
         """See `Model`."""
@@ -58,7 +60,9 @@ class RegionalModel:
             "depth": self.depth,
             "name": self.name,
         }
-        return ModelState(params, {"offsets": self.offsets, "items": self.items, "logs": self.logs}, (self.model,))
+        return ModelState(
+            params, {"offsets": self.offsets, "items": self.items, "logs": self.logs, "base": self.base}, (self.model,)
+        )
 
     @classmethod
     def from_state(cls, state: ModelState) -> Self:

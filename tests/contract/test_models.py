@@ -14,9 +14,10 @@ from recsys.dataset import Segments
 from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
 from recsys.models.fit.als import ALSRecommender
-from recsys.models.fit.content import ContentNeighboursRecommender, ContentRecommender
+from recsys.models.fit.content import ContentRecommender
 from recsys.models.fit.frequency import FrequencyRecommender
 from recsys.models.fit.item_item import BasketRecommender, CosineRecommender, LocalRidgeRecommender
+from recsys.models.fit.kin import ContentNeighboursRecommender, KinRecommender
 from recsys.models.fit.matrix import Recommender
 from recsys.models.fit.popularity import (
     CategoryPopularityRecommender,
@@ -84,7 +85,7 @@ def similar_content() -> Model:
     return ContentNeighboursModel(neighbours, content)
 
 
-QUICK_CONTENT = ContentRecommender(epochs=200, snapshots=1, window_days=10.0, folds=3)
+QUICK_CONTENT = ContentRecommender(epochs=60, snapshots=3, window_days=7.0, folds=3)
 
 
 BUILDERS: dict[str, Callable[[], Model]] = {
@@ -102,6 +103,7 @@ BUILDERS: dict[str, Callable[[], Model]] = {
     "als": lambda: fitted(ALSRecommender(factors=8)),
     "session_knn": lambda: fitted(SessionKNNRecommender()),
     "content": lambda: fitted_content(),
+    "kin": lambda: fitted(KinRecommender()),
     "regional": lambda: regional(),
     "segments": lambda: segments(),
     "shrinkage": lambda: shrinkage(),
@@ -217,8 +219,8 @@ def test_collaborative_models_find_the_checkerboard(name: str, parity: int) -> N
 @pytest.mark.parametrize("parity", [0, 1])
 def test_content_ranks_unsold_items_by_what_they_are(parity: int) -> None:
     unsold = np.arange(N_ITEMS) % 4 >= 2
-    ranking = build("content").recommend(query(parity, parity + 4, parity + 8), 8, unsold)
-    assert len(ranking) == 8
+    ranking = build("content").recommend(query(parity, parity + 4, parity + 8), 5, unsold)
+    assert len(ranking) == 5
     assert {int(item) % 2 for item in ranking.items} == {parity}
 
 

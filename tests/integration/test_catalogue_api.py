@@ -143,7 +143,10 @@ def test_a_batch_has_a_verdict_for_each(client: httpx.Client) -> None:
     warnings = " ".join(verdicts[3]["warnings"])
     for odd in ("no title", "'TOYS > TRAINS' is new", "100 times"):
         assert odd in warnings
-    assert verdicts[5]["warnings"] == ["nothing in its content is known from other items: it is only a new arrival"]
+    assert verdicts[5]["warnings"] == [
+        "it has no category",
+        "nothing in its content is known from other items: it is only a new arrival",
+    ]
     assert client.get("/items/b-4").json()["title"] == "b-4"
 
 

@@ -95,3 +95,20 @@ def test_a_shop_without_events_or_without_content_still_fits() -> None:
     for dataset in (nothing, bare):
         model = ContentRecommender(epochs=1).fit(dataset, shop.until, np.random.default_rng(0))
         assert len(model.recommend(Query(history=history(0, 2)), 5, np.ones(40, dtype=np.bool_))) in (0, 5)
+
+
+def test_odd_content_is_learnt_from_without_a_trace_of_nan() -> None:
+    shop = checkerboard()
+    odd = replace(
+        shop.catalogue,
+        titles=tuple((f"i{n}", "有機緑茶", "شاي", "🌿", "Tea")[n % 5] for n in range(40)),
+        category=np.where(np.arange(40) % 7 == 0, -1, shop.catalogue.category).astype(np.int32),
+        listed_price_cents=np.r_[-1, 0, 10**11, np.full(37, 100)].astype(np.int64),
+        attributes=tuple(orjson.dumps({"serial": f"SN-{n}"}).decode() for n in range(40)),
+    )
+    # A moment from which the last snapshot sees half of the events as past, and half as future.
+    at = shop.until + 15 * 86_400
+    model = ContentRecommender(epochs=1, min_steps=20).fit(replace(shop, catalogue=odd), at, np.random.default_rng(0))
+    ranking = model.recommend(Query(history=history(0, 2)), 10, np.ones(40, dtype=np.bool_))
+    assert len(ranking) == 10 and np.isfinite(ranking.scores).all()
+    assert np.isfinite(model.hidden).all() and np.isfinite(model.match.weights).all()

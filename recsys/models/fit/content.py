@@ -8,7 +8,7 @@ all of the tenth at once: leaving out each item's own demand alone would give it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,16 +20,12 @@ from torch import nn
 from recsys.dataset import SECONDS_PER_DAY, Dataset
 from recsys.models.content import MATCH_SCALE, MAX_SCALED, ContentModel, Layer, Scaler, demand_inputs
 from recsys.models.fit.features import ItemFeatures, fit_features
-from recsys.models.fit.item_item import to_model
-from recsys.models.fit.matrix import event_weights
+from recsys.models.fit.matrix import event_weights, unknown_share
 from recsys.models.fit.popularity import item_scores
-from recsys.models.item_item import ItemItemModel
 from recsys.ranking import NO_ITEM
 
 MAX_ITEMS: Final = 300
 """Different items of a history that are read, the strongest."""
-NEIGHBOUR_ROWS: Final = 2_000
-"""Items whose neighbours are sought at once."""
 
 
 def device() -> torch.device:
@@ -49,13 +45,11 @@ class ContentRecommender:
     """A small shop is gone through more often, until so many steps were made."""
     learning_rate: float = 5e-3
     weight_decay: float = 1e-2
-    dropout: float = 0.1
-    """Of the first hidden layer."""
     tower_dropout: float = 0.5
     """Of features, in the towers."""
     folds: int = 10
     """Parts that the items are dealt into at each snapshot; one of them is pretended to be cold at each step."""
-    negatives: int = 1_500
+    negatives: int = 1_000
     """Cold items of a step that are ranked below what was bought."""
     batch: int = 64
     snapshots: int = 6
@@ -73,14 +67,13 @@ class ContentRecommender:
         """See `Recommender`."""
         torch.manual_seed(int(rng.integers(2**31)))
         found = fit_features(dataset.catalogue)
-        demand = Demand.of(found, dataset, at, self.demand_half_lives)
+        demand = Demand.of(found, self._scores(dataset, at))
         inputs = demand.inputs(np.arange(dataset.n_items))
         network = Network(self, found, inputs).to(device())
         if len(dataset.events) and found.encoder.n_features:
             self._train(network, self._snapshots(found, dataset, at, rng), rng)
-        pairs = np.unique(np.stack([dataset.events.item, dataset.events.shopper]), axis=1)
-        shoppers = np.bincount(pairs[0], minlength=dataset.n_items)
-        return self._to_model(network, found, demand, inputs, shoppers, dataset.catalogue.n_spare)
+        unknown = unknown_share(dataset, self.support)
+        return self._to_model(network, found, demand, inputs, unknown, dataset.catalogue.n_spare)
 
     def _snapshots(self, found: ItemFeatures, dataset: Dataset, at: int, rng: np.random.Generator) -> list[Snapshot]:
         """Past moments with shoppers who had a past and a future then."""
@@ -106,17 +99,20 @@ class ContentRecommender:
     def _folds(self, found: ItemFeatures, past: Dataset, moment: int, rng: np.random.Generator) -> tuple[Fold, ...]:
         """Every item with features and a past stands in one fold, with its demand as if the fold had no past."""
         fold_of = rng.integers(self.folds, size=past.n_items)
+        met = np.bincount(past.events.item, minlength=past.n_items) > 0
+        recent, lasting = self._scores(past, moment)
         folds = []
         for number in range(self.folds):
-            rest = replace(past, events=past.events.take(fold_of[past.events.item] != number))
-            items = np.flatnonzero((fold_of == number) & self._met(past))
-            inputs = Demand.of(found, rest, moment, self.demand_half_lives).inputs(items)
-            folds.append(Fold(items, inputs))
+            is_cold = fold_of == number
+            items = np.flatnonzero(is_cold & met)
+            demand = Demand.of(found, (np.where(is_cold, 0, recent), np.where(is_cold, 0, lasting)))
+            folds.append(Fold(items, demand.inputs(items)))
         return tuple(folds)
 
-    @staticmethod
-    def _met(past: Dataset) -> NDArray[np.bool_]:
-        return np.bincount(past.events.item, minlength=past.n_items) > 0
+    def _scores(self, past: Dataset, moment: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """`(n_items,)` float64 demand of each item before `moment`, recent and lasting."""
+        recent, lasting = (item_scores(past, moment, days) for days in self.demand_half_lives)
+        return recent, lasting
 
     def _train(self, network: Network, snapshots: list[Snapshot], rng: np.random.Generator) -> None:
         steps = [(snapshot, start) for snapshot in snapshots for start in range(0, len(snapshot), self.batch)]
@@ -149,10 +145,10 @@ class ContentRecommender:
         found: ItemFeatures,
         demand: Demand,
         inputs: NDArray[np.float32],
-        shoppers: NDArray[np.intp],
+        unknown: NDArray[np.float32],
         n_spare: int,
     ) -> ContentModel:
-        """The fitted model in numpy; `inputs` are all items', `shoppers` `(n_items,)` how many have met each."""
+        """The fitted model in numpy; `inputs` are all items', `unknown` see `unknown_share`."""
         network.eval()
         scaler, match_scaler = network.scaler, network.match_scaler()
         alone, match, middle, output = (
@@ -161,7 +157,6 @@ class ContentRecommender:
         hidden = alone(scaler(inputs))
         # For somebody of whom every match is average.
         promise = output(np.maximum(middle(np.maximum(hidden + match.bias, 0.0)), 0.0))[:, 0]
-        unknown = self.support / (self.support + shoppers)
         order = np.flatnonzero((found.features >= 0).any(axis=1) & (unknown >= self.min_unknown))
         promise += np.log(unknown)
         towers = [tower.weight.detach().cpu().numpy() for tower in (network.shopper_tower, network.item_tower)]
@@ -171,8 +166,8 @@ class ContentRecommender:
             weights=found.weights,
             newest=np.full(n_spare, NO_ITEM, dtype=np.int32),
             hidden=hidden.astype(np.float32),
-            item_vectors=np.asarray(found.matrix() @ towers[1], dtype=np.float32),
-            unknown=unknown.astype(np.float32),
+            item_vectors=np.asarray(found.matrix @ towers[1], dtype=np.float32),
+            unknown=unknown,
             order=order[np.lexsort((order, -promise[order]))].astype(np.int32),
             demand=demand.table,
             alone_scaler=scaler,
@@ -186,39 +181,6 @@ class ContentRecommender:
             half_lives=self.half_lives,
             max_items=MAX_ITEMS,
         )
-
-
-@dataclass(frozen=True)
-class ContentNeighboursRecommender:
-    """For items that hardly anybody has met: sold items with the most similar content (cosine of features)."""
-
-    k: int = 30
-    max_shoppers: int = 10
-    """Items that more shoppers have met have neighbours of their own."""
-    max_feature_items: int = 2_000
-    """A feature that more items share tells nothing apart, and costs a product with each of them."""
-    name: str = "similar_content"
-
-    def fit(self, dataset: Dataset, at: int, rng: np.random.Generator) -> ItemItemModel:  # noqa: ARG002
-        """See `Recommender`."""
-        matrix = fit_features(dataset.catalogue).matrix()
-        shared = np.diff(matrix.tocsc().indptr)
-        telling = sparse.csr_matrix(matrix @ sparse.diags_array((shared <= self.max_feature_items).astype(np.float32)))
-        met = np.bincount(dataset.events.item, minlength=dataset.n_items)
-        asked, offered = telling[met <= self.max_shoppers], telling.copy()
-        offered = sparse.csr_matrix(sparse.diags_array((met > 0).astype(np.float32)) @ offered)
-        rows = np.flatnonzero(met <= self.max_shoppers)
-        found = []
-        for start in range(0, len(rows), NEIGHBOUR_ROWS):
-            part = sparse.csr_matrix(asked[start : start + NEIGHBOUR_ROWS] @ offered.T).tocoo()
-            keep = part.col != rows[start + part.row]
-            order = np.lexsort((part.col[keep], -part.data[keep], part.row[keep]))
-            row, column, value = (array[keep][order] for array in (part.row, part.col, part.data))
-            best = np.arange(len(row)) - np.searchsorted(row, row) < self.k
-            found.append((rows[start + row[best]], column[best], value[best]))
-        row, column, value = (np.concatenate(parts) for parts in zip(*found, strict=True)) if found else ([], [], [])
-        weights = sparse.csr_matrix((value, (row, column)), shape=(dataset.n_items, dataset.n_items))
-        return to_model(weights, self.k, self.name, "context")
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,21 +243,23 @@ class Demand:
     item, and of how many items are sold and listed."""
 
     @classmethod
-    def of(cls, found: ItemFeatures, dataset: Dataset, at: int, half_lives: tuple[float, float]) -> Demand:
-        """`dataset` lies before `at`, Unix second."""
-        items, slots = np.nonzero(found.features >= 0)
-        known, n = found.features[items, slots], max(1, found.encoder.n_features)
-        recent, lasting = (item_scores(dataset, at, days) for days in half_lives)
-        is_sold = recent > 0
-        sold = np.bincount(known, is_sold[items], minlength=n)
-        largest = np.zeros(n)
-        np.maximum.at(largest, known, recent[items])
+    def of(cls, found: ItemFeatures, scores: tuple[NDArray[np.float64], NDArray[np.float64]]) -> Demand:
+        """`scores`: two times `(n_items,)` demand of each item, recent and lasting; 0 where it has none or must not be seen."""
+        members = found.members
+        recent, lasting = scores
+        is_sold = (recent > 0).astype(np.float32)
+        sold, listed = members @ is_sold, np.diff(members.indptr)
+        largest = np.zeros(members.shape[0], dtype=np.float32)
+        filled = listed > 0
+        largest[filled] = (
+            np.maximum.reduceat(recent[members.indices], members.indptr[:-1][filled]) if filled.any() else 0.0
+        )
         columns = [
-            np.log((np.bincount(known, own[items], minlength=n) + average) / (sold + 1.0) + 1e-4)
+            np.log((members @ own + average) / (sold + 1.0) + 1e-4)
             for own in (recent, lasting)
-            for average in [own.sum() / max(1, is_sold.sum())]
+            for average in [own.sum() / max(1.0, is_sold.sum())]
         ]
-        columns += [np.log1p(part) for part in (largest, sold, np.bincount(known, minlength=n))]
+        columns += [np.log1p(part) for part in (largest, sold, listed)]
         return cls(found, np.stack(columns, axis=1).astype(np.float32))
 
     def inputs(self, items: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -312,11 +276,12 @@ class Network(nn.Module):
         super().__init__()
         where, (first, second) = device(), settings.hidden
         n_features, blocks = max(1, found.encoder.n_features), found.encoder.blocks
-        self.matrix = found.matrix()
-        self.features = torch.from_numpy(found.features.astype(np.int64)).to(where)
+        self.matrix = found.matrix
+        # Empty slots read a feature of their own, which no profile has.
+        features = np.where(found.features < 0, n_features, found.features).astype(np.int64)
+        self.features = torch.from_numpy(features).to(where)
         self.weights = torch.from_numpy(found.weights).to(where)
-        membership = np.repeat(np.eye(len(blocks), dtype=np.float32), [block.slots for block in blocks], axis=0)
-        self.membership = torch.from_numpy(membership).to(where)
+        self.starts = torch.from_numpy(found.encoder.starts.astype(np.int64)).to(where)
         self.scaler = _fit_scaler(demand)
         n_matches = len(blocks) * len(settings.half_lives) + 1
         self.match_mean = torch.zeros(n_matches, device=where)
@@ -325,7 +290,6 @@ class Network(nn.Module):
         self.alone = nn.Linear(demand.shape[1], first, bias=False)
         self.middle = nn.Linear(first, second)
         self.output = nn.Linear(second, 1)
-        self.dropout = nn.Dropout(settings.dropout)
         self.tower_dropout = settings.tower_dropout
         self.shopper_tower = nn.EmbeddingBag(n_features, settings.dimensions, mode="sum")
         self.item_tower = nn.EmbeddingBag(n_features, settings.dimensions, mode="sum")
@@ -337,14 +301,8 @@ class Network(nn.Module):
     ) -> torch.Tensor:
         """`(n_shoppers, m)` logits: histories `(n_shoppers, n_items)` by half-life, `items` `(m,)` and their demand."""
         where = device()
-        rows = torch.from_numpy(items.astype(np.int64)).to(where)
-        features, weights = self.features[rows], self.weights[rows]
-        matches = []
         profiles = [_scaled(sparse.csr_matrix(strengths @ self.matrix)) for strengths in met]
-        for profile in profiles:
-            dense = torch.from_numpy(profile.toarray()).to(where)
-            # Empty slots read the last feature, with no weight.
-            matches.append((dense[:, features] * weights) @ self.membership)
+        matches = [self._matches(profile, torch.from_numpy(items.astype(np.int64)).to(where)) for profile in profiles]
         seen = torch.from_numpy(np.log1p(np.minimum(np.diff(met[0].indptr), MAX_ITEMS)).astype(np.float32)).to(where)
         known = seen[:, None, None].expand(-1, len(items), 1)
         inputs = torch.cat([torch.log1p(MATCH_SCALE * torch.cat(matches, dim=2)), known], dim=2)
@@ -353,12 +311,27 @@ class Network(nn.Module):
             # The first batch sets the scale for good.
             self.match_mean, self.match_scale = inputs.mean(dim=(0, 1)), inputs.std(dim=(0, 1)) + 1e-3
         inputs = ((inputs - self.match_mean) / self.match_scale).clamp(-MAX_SCALED, MAX_SCALED)
-        hidden = self.dropout(torch.relu(self.match(inputs) + self.alone(standard)[None]))
+        hidden = torch.relu(self.match(inputs) + self.alone(standard)[None])
         logits: torch.Tensor = self.output(torch.relu(self.middle(hidden))).squeeze(2)
         if self.shopper_tower.embedding_dim:
             shopper = nn.functional.normalize(self._tower(self.shopper_tower, profiles[0]), dim=1)
             logits = logits + shopper @ self._tower(self.item_tower, self.matrix[items]).T
         return logits
+
+    def _matches(self, profile: sparse.csr_matrix, rows: torch.Tensor) -> torch.Tensor:
+        """`(n_shoppers, m, n_blocks)`: by kind of feature, the product of `profile` `(n_shoppers, n_features)` and items `(m,)`."""
+        n, m, width = profile.shape[0], len(rows), self.features.shape[1]
+        by_feature = np.zeros((profile.shape[1] + 1, n), dtype=np.float32)
+        by_feature[:-1] = profile.toarray().T
+        bags = (torch.arange(m, device=rows.device)[:, None] * width + self.starts).reshape(-1)
+        sums = nn.functional.embedding_bag(
+            self.features[rows].reshape(-1),
+            torch.from_numpy(by_feature).to(rows.device),
+            bags,
+            mode="sum",
+            per_sample_weights=self.weights[rows].reshape(-1),
+        )
+        return sums.reshape(m, -1, n).permute(2, 0, 1)
 
     def _tower(self, tower: nn.EmbeddingBag, rows: sparse.csr_matrix) -> torch.Tensor:
         rows, where = sparse.csr_matrix(rows), device()

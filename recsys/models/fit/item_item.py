@@ -7,9 +7,11 @@ from typing import Final
 
 import numpy as np
 from implicit.nearest_neighbours import all_pairs_knn
+from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys.dataset import Dataset
+from recsys.models.fit.features import fit_features
 from recsys.models.fit.local_ridge import solve_items
 from recsys.models.fit.matrix import incidence_matrix, interaction_matrix, recency_factor
 from recsys.models.item_item import ItemItemModel, Reads
@@ -101,6 +103,9 @@ class LocalRidgeRecommender:
     shopper of n items `n ** -shopper_exponent`; the penalty of an item with n shoppers is
     `regularization * n ** item_exponent`. The solution knows no time, so what an item is recommended with is scaled by
     its `recency_factor` to the power of `recency_exponent`.
+
+    With a `content_weight` the features of items stand among the shoppers, as if each were somebody who has what shares it
+    (Jeunen et al., RecSys 2020): few shoppers of an item are then told by what it is.
     """
 
     neighbours: int = 100
@@ -111,6 +116,8 @@ class LocalRidgeRecommender:
     recency_half_life_days: float = 15.0
     recency_exponent: float = 1.0
     recency_prior: float = 5.0
+    content_weight: float = 0.0
+    """What an item's features weigh together, the average shopper weighing 1."""
     k: int = 100
     half_life_days: float = 180.0
     max_items: int = 100
@@ -118,21 +125,33 @@ class LocalRidgeRecommender:
 
     def fit(self, dataset: Dataset, at: int, rng: np.random.Generator) -> ItemItemModel:  # noqa: ARG002
         """See `Recommender`."""
+        model = to_model(
+            self.weights(dataset).T.tocsr(), self.k, self.name, "history", self.half_life_days, self.max_items
+        )
+        # After the cut to the strongest k: before it, newcomers of little support would crowd out the rest.
+        return replace(model, weights=model.weights * self.recency(dataset, at)[model.items])
+
+    def weights(self, dataset: Dataset) -> sparse.csr_matrix:
+        """`(n_items, n_items)` float32: row i predicts item i from the items of its columns."""
         events = dataset.events
         seen = incidence_matrix(events.shopper, events.item, (dataset.n_shoppers, dataset.n_items))
         degree = np.maximum(np.diff(seen.indptr), 1)
-        shopper_weight = (degree / max(1.0, degree.sum() / max(1, len(degree)))) ** -self.shopper_exponent
-        scaled = sparse.diags_array(np.sqrt(shopper_weight).astype(np.float32)) @ seen
-        nearest = nearest_items(cosine_columns(scaled.tocsr(), 1.0), self.neighbours)
-        weights = solve_items(
+        row_weight = (degree / max(1.0, degree.sum() / max(1, len(degree)))) ** -self.shopper_exponent
+        shoppers = np.bincount(seen.indices, minlength=dataset.n_items)
+        if self.content_weight > 0:
+            features, feature_weight = fit_features(dataset.catalogue).rows()
+            seen = sparse.csr_matrix(sparse.vstack([seen, features]))
+            row_weight = np.concatenate([row_weight, self.content_weight * feature_weight])
+        scaled = sparse.diags_array(np.sqrt(row_weight).astype(np.float32)) @ seen
+        return solve_items(
             seen.tocsc(),
-            shopper_weight,
-            nearest,
-            regularization=self.regularization,
-            item_exponent=self.item_exponent,
-            min_shoppers=self.min_shoppers,
+            row_weight,
+            nearest_items(cosine_columns(scaled.tocsr(), 1.0), self.neighbours),
+            penalty=self.regularization * np.maximum(shoppers, 1) ** self.item_exponent,
+            wanted=shoppers >= self.min_shoppers,
         )
-        model = to_model(weights.T.tocsr(), self.k, self.name, "history", self.half_life_days, self.max_items)
-        # After the cut to the strongest k: before it, newcomers of little support would crowd out the rest.
-        recency = recency_factor(dataset, at, self.recency_half_life_days, self.recency_prior) ** self.recency_exponent
-        return replace(model, weights=model.weights * recency[model.items])
+
+    def recency(self, dataset: Dataset, at: int) -> NDArray[np.float32]:
+        """`(n_items,)` float32: what being recommended is scaled by."""
+        factor = recency_factor(dataset, at, self.recency_half_life_days, self.recency_prior)
+        return np.asarray(factor**self.recency_exponent, dtype=np.float32)

@@ -11,31 +11,28 @@ from threadpoolctl import threadpool_limits
 
 def solve_items(
     seen: sparse.csc_matrix,
-    shopper_weight: NDArray[np.float64],
+    row_weight: NDArray[np.float64],
     nearest: sparse.csr_matrix,
     *,
-    regularization: float,
-    item_exponent: float,
-    min_shoppers: int,
+    penalty: NDArray[np.float64],
+    wanted: NDArray[np.bool_],
 ) -> sparse.csr_matrix:
-    """Weights `(n_items, n_items)`: row i predicts item i from its neighbours.
+    """Weights `(n_items, n_items)`: row i predicts item i, if `wanted` `(n_items,)`, from its neighbours.
 
-    `seen` `(n_shoppers, n_items)` of ones; `shopper_weight` `(n_shoppers,)`; `nearest` holds each item's neighbours in its
-    row. Items with fewer than `min_shoppers` get no weights: a handful of shoppers would be learnt by heart.
+    `seen` `(n_rows, n_items)` of ones, a row being a shopper or whatever has items in common; `row_weight` `(n_rows,)`;
+    `nearest` holds each item's neighbours in its row; `penalty` `(n_items,)` that of a neighbour's weight.
     """
-    degree = np.diff(seen.indptr)
-    penalty = regularization * np.power(np.maximum(degree, 1), item_exponent)
     # Parallel over items, so the solver inside must not start threads of its own.
     with threadpool_limits(1):
         data = _solve(
             seen.indptr.astype(np.int64),
             seen.indices.astype(np.int32),
-            shopper_weight.astype(np.float64),
+            row_weight.astype(np.float64),
             nearest.indptr.astype(np.int64),
             nearest.indices.astype(np.int32),
             penalty.astype(np.float64),
-            degree >= min_shoppers,
-            len(shopper_weight),
+            wanted,
+            len(row_weight),
         )
     weights = sparse.csr_matrix((data, nearest.indices, nearest.indptr), shape=nearest.shape)
     weights.eliminate_zeros()

@@ -43,6 +43,13 @@ def incidence_matrix(rows: NDArray[np.int32], items: NDArray[np.int32], shape: t
     return matrix
 
 
+def unknown_share(dataset: Dataset, support: float) -> NDArray[np.float32]:
+    """`(n_items,)` float32: 1 where no shopper has met an item, half where `support` have, towards 0 with more."""
+    met = incidence_matrix(dataset.events.shopper, dataset.events.item, (dataset.n_shoppers, dataset.n_items))
+    shoppers = np.bincount(met.indices, minlength=dataset.n_items)
+    return np.asarray(support / (support + shoppers), dtype=np.float32)
+
+
 def recency_factor(dataset: Dataset, at: int, half_life_days: float, prior: float) -> NDArray[np.float32]:
     """`(n_items,)` float32 around 1: how much of an item's demand is recent, against that of all items.
 
