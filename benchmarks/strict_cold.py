@@ -31,14 +31,14 @@ from recsys.evaluation.split import Window
 from recsys.models.content import ContentModel
 from recsys.models.fit.features import ItemFeatures
 from recsys.models.fit.matrix import incidence_matrix
-from recsys.ranking import History, ItemArray, Mask, Query, Ranking, ScoreArray
+from recsys.ranking import History, ItemArray, Mask, Model, Query, Ranking, ScoreArray
 from recsys.reports import Cell, Table, interval
 
 COLD_SHARE: Final = 0.1
 RECALL: Final = Metric("recall", K)
 TARGET_RATIO: Final = 1.3
-CONTENT: Final = "content"
-"""The row that the others are baselines of."""
+OURS: Final = "content"
+"""Rows whose names begin so are ours, the others are baselines."""
 BENCH_PYTHON: Final = Path(".venv-bench/bin/python")
 LIGHTFM: Final = Path(__file__).with_name("lightfm.py")
 UNRANKED: Final = np.float32(-np.inf)
@@ -185,9 +185,10 @@ def neighbours(task: ColdTask, matrix: sparse.csr_matrix, half_life_days: float)
     return score
 
 
-def content(task: ColdTask, model: ContentModel) -> Scorer:
-    """The content model over all held-out items; the first `DEPTH` of its ranking."""
-    model, mask = replace(model, max_candidates=len(task.pool)), task.held_out
+def ours(task: ColdTask, model: Model) -> Scorer:
+    """One of our models over all held-out items; the first `DEPTH` of its ranking."""
+    model = replace(model, max_candidates=len(task.pool)) if isinstance(model, ContentModel) else model
+    mask = task.held_out
 
     def score(number: int) -> ScoreArray:
         ranking = model.recommend(Query(history=task.cases[number].history), DEPTH, mask)
@@ -251,10 +252,14 @@ def figure(values: NDArray[np.float64]) -> str:
     return interval(float(values.mean()), float(low), float(high))
 
 
-def cold_table(title: str, scores: Mapping[str, Sequence[NDArray[np.float64]]], target: float, note: str) -> Table:
-    """Rows of `(n_cases, 2)` recalls by draw, as `recall` gives them, with the verdict on the targets in the note."""
+def cold_table(
+    title: str, scores: Mapping[str, Sequence[NDArray[np.float64]]], judged: str, target: float, note: str
+) -> Table:
+    """Rows of `(n_cases, 2)` recalls by draw, as `recall` gives them; the note says what the row `judged` reached."""
     together = {name: np.concatenate(parts) for name, parts in scores.items()}
-    best = max((name for name in together if name != CONTENT), key=lambda name: float(together[name][:, 1].mean()))
+    best = max(
+        (name for name in together if not name.startswith(OURS)), key=lambda name: float(together[name][:, 1].mean())
+    )
     reference = max(float(together[best][:, 1].mean()), 1e-12)
     rows: list[list[Cell]] = [
         [
@@ -266,9 +271,9 @@ def cold_table(title: str, scores: Mapping[str, Sequence[NDArray[np.float64]]], 
         ]
         for name, values in together.items()
     ]
-    reached, ratio = float(together[CONTENT][:, 0].mean()), float(together[CONTENT][:, 1].mean()) / reference
+    reached, ratio = float(together[judged][:, 0].mean()), float(together[judged][:, 1].mean()) / reference
     verdict = (
-        f"Targets: at least {target:.3f} ({_verdict(reached, target)}) and {TARGET_RATIO} times the best baseline, "
+        f"Targets, for {judged!r}: at least {target:.3f} ({_verdict(reached, target)}) and {TARGET_RATIO} times the best baseline, "
         f"{best} ({_verdict(ratio, TARGET_RATIO)}). Ties count against a row; beside it is what a random order of the tied gives on "
         "average, and the ratio is of those."
     )
@@ -279,7 +284,7 @@ def cold_table(title: str, scores: Mapping[str, Sequence[NDArray[np.float64]]], 
         "by draw of held-out items",
         "ratio to the best baseline",
     ]
-    return Table(f"{title} ({len(together[CONTENT]):,} cases)", columns, rows, f"{verdict} {note}".strip())
+    return Table(f"{title} ({len(together[judged]):,} cases)", columns, rows, f"{verdict} {note}".strip())
 
 
 def _verdict(value: float, target: float) -> str:

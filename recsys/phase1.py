@@ -48,6 +48,8 @@ class Phase1Config:
     ridge_regularization: float = 80.0
     ridge_half_life_days: float = 180.0
     ridge_weight: float = 0.1
+    ridge_content_weight: float = 0.0
+    """See `LocalRidgeRecommender`; phase 1 knows no content."""
     popularity_half_life_days: float = 10.0
     popularity_weight: float = 0.02
     depth: int = 100
@@ -56,9 +58,13 @@ class Phase1Config:
 DEFAULT: Final = Phase1Config()
 
 
+FIXED: Final = frozenset({"ridge_regularization", "ridge_content_weight", "depth"})
+"""What the search leaves alone."""
+
+
 def default_params() -> dict[str, Any]:
     """`DEFAULT` as the first trial of a search."""
-    return {name: value for name, value in asdict(DEFAULT).items() if name not in ("ridge_regularization", "depth")}
+    return {name: value for name, value in asdict(DEFAULT).items() if name not in FIXED}
 
 
 def suggest(trial: optuna.Trial) -> Phase1Config:
@@ -100,7 +106,11 @@ def candidates(config: Phase1Config) -> dict[str, Recommender]:
 
 
 def _ridge(config: Phase1Config) -> LocalRidgeRecommender:
-    return LocalRidgeRecommender(regularization=config.ridge_regularization, half_life_days=config.ridge_half_life_days)
+    return LocalRidgeRecommender(
+        regularization=config.ridge_regularization,
+        content_weight=config.ridge_content_weight,
+        half_life_days=config.ridge_half_life_days,
+    )
 
 
 class Workshop:

@@ -16,7 +16,7 @@ import optuna
 import polars as pl
 
 from recsys import phase1
-from recsys.compose import Fallback, Shrinkage
+from recsys.compose import Blend, Fallback, Shrinkage
 from recsys.evaluation.evaluate import COLD, primary
 from recsys.events import Surface
 from recsys.models.content import ContentModel
@@ -66,20 +66,19 @@ DEFAULT: Final = Phase2Config()
 
 def default_params() -> dict[str, Any]:
     """`DEFAULT` as the first trial of a search."""
-    return {
-        **phase1.default_params(),
-        "content_weight": DEFAULT.content_weight,
-        "kin_weight": DEFAULT.kin_weight,
-        "region_weight": DEFAULT.region_weight,
-    }
+    searched = ("content_weight", "kin_weight", "region_weight", "ridge_content_weight")
+    return {**phase1.default_params(), **{name: getattr(DEFAULT, name) for name in searched}}
 
 
 def suggest(trial: optuna.Trial) -> Phase2Config:
-    """The search space."""
+    """The search space; what adds a part or needs a fit of its own has few values."""
     return Phase2Config(
-        **asdict(phase1.suggest(trial)),
+        **{
+            **asdict(phase1.suggest(trial)),
+            "ridge_content_weight": trial.suggest_categorical("ridge_content_weight", [0.0, 3.0]),
+        },
         content_weight=trial.suggest_float("content_weight", 0.002, 0.5, log=True),
-        kin_weight=trial.suggest_categorical("kin_weight", [0.0, 0.05, 0.2]),
+        kin_weight=trial.suggest_categorical("kin_weight", [0.0, 0.1]),
         region_weight=trial.suggest_float("region_weight", 0.02, 0.3),
     )
 
@@ -90,16 +89,11 @@ def objective(frame: pl.DataFrame) -> float:
 
 
 def home(workshop: Workshop, config: Phase2Config) -> Model:
-    """Phase 1's blend and content, moved towards what sells where the shopper is; likewise popularity, for a stranger."""
-    content = replace(_content(workshop), max_candidates=HOME_CANDIDATES)
+    """What is known of the shopper, moved towards what sells where they are; likewise popularity, for a stranger."""
     popularity = workshop.fit(PopularityRecommender(config.popularity_half_life_days))
-    parts = [*workshop.parts(config), (content, config.content_weight)]
-    if config.kin_weight > 0:
-        parts.append((workshop.fit(_kin(config)), config.kin_weight))
-    known = phase1.blend(parts, config, NAME)
     nearby = replace(
         _demand(workshop, RegionalRecommender()),
-        model=known,
+        model=known(workshop, config),
         weight=config.region_weight,
         depth=config.depth,
         name=NAME,
@@ -109,8 +103,22 @@ def home(workshop: Workshop, config: Phase2Config) -> Model:
     return Fallback((shrunk, prior, popularity), NAME)
 
 
-def _kin(config: Phase2Config) -> KinRecommender:
-    return KinRecommender(regularization=config.ridge_regularization)
+def known(workshop: Workshop, config: Phase2Config) -> Blend:
+    """Phase 1's blend, and content."""
+    parts = workshop.parts(config)
+    if config.content_weight > 0:
+        content = replace(_content(workshop), max_candidates=HOME_CANDIDATES)
+        parts.append((content, config.content_weight))
+    if config.kin_weight > 0:
+        parts.append((kin(workshop, config), config.kin_weight))
+    return phase1.blend(parts, config, NAME)
+
+
+def kin(workshop: Workshop, config: Phase2Config) -> Model:
+    """What items inherit; the half-life is read at query time, so it needs no fit of its own."""
+    model = workshop.fit(KinRecommender(regularization=config.ridge_regularization))
+    assert isinstance(model, ItemItemModel)
+    return replace(model, half_life_days=config.ridge_half_life_days)
 
 
 def stranger(workshop: Workshop, config: Phase2Config) -> Model:
@@ -140,7 +148,7 @@ def rows(workshop: Workshop, config: Phase2Config) -> dict[str, Model]:
     """Every row of the tables: those of phase 1, the content model alone, and the phase."""
     single: dict[str, Model] = {"content": _content(workshop)}
     if config.kin_weight > 0:
-        single["kin"] = workshop.fit(_kin(config))
+        single["kin"] = kin(workshop, config)
     return {**phase1.rows(workshop, config), **single, NAME: home(workshop, config)}
 
 
