@@ -59,7 +59,7 @@ def test_an_item_of_which_nothing_is_known_has_no_feature() -> None:
         ({"category": np.full(40, -1, dtype=np.int32)}, "40 of 40 items have no category"),
         ({"listed_price_cents": np.r_[np.full(3_999, 100), 10**11]}, "cost more than"),
         (
-            {"attributes": tuple(orjson.dumps({"serial": n}).decode() for n in range(4_000))},
+            {"attributes": tuple(orjson.dumps({"serial": f"SN-{n}"}).decode() for n in range(4_000))},
             "'serial' has 4,000 different",
         ),
     ],
@@ -72,6 +72,36 @@ def test_odd_content_trains_with_a_warning_that_names_it(
     found = fit_features(catalogue)
     assert any(warning in text for text in found.warnings), found.warnings
     assert warning in caplog.text
+
+
+def test_numbers_that_hardly_two_items_share_become_classes_of_their_size() -> None:
+    weights = tuple(orjson.dumps({"grams": f"{n}.5", "maker": str(n % 7)}).decode() for n in range(320))
+    found = fit_features(replace(make_catalogue(320), attributes=weights))
+    plan = found.encoder.plan
+    assert set(plan.edges) == {"price", "grams"}, "a maker's number is a name"
+    assert len(plan.edges["grams"]) == 31
+    (light,), (near,), (heavy,) = (
+        dict(plan.values(ItemContent(attributes={"grams": grams})))["grams"] for grams in (3, "4.5", 1e9)
+    )
+    assert light == near == "0" and heavy == "31"
+    for odd in ("a few", float("nan"), True, None, [3, 4]):
+        assert "grams" not in dict(plan.values(ItemContent(attributes={"grams": odd})))
+
+
+def test_all_items_at_once_are_encoded_as_one_by_one() -> None:
+    told = {"tags": ["a", "b", "c", "d"], "colour": "red"}
+    texts = tuple(
+        orjson.dumps({**told, "tags": [f"tag {(n * step) % 50}" for step in range(1, 20)]}).decode() for n in range(60)
+    )
+    catalogue = replace(
+        make_catalogue(60), attributes=texts, titles=tuple("word " * (n % 3) + str(n) for n in range(60))
+    )
+    found = fit_features(catalogue)
+    assert max(block.slots for block in found.encoder.blocks) < 19, "some items have more tags than slots"
+    for row, content in enumerate(item_contents(catalogue)):
+        features, weights = found.encoder.encode(content)
+        assert features.tolist() == found.features[row].tolist()
+        np.testing.assert_allclose(weights, found.weights[row], atol=1e-6)
 
 
 def test_attributes_that_are_no_object_count_as_none() -> None:

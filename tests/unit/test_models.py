@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,15 +11,18 @@ from hypothesis import strategies as st
 
 from recsys.compose import Blend, Fallback
 from recsys.dataset import SECONDS_PER_DAY
-from recsys.events import EventType
+from recsys.events import WEIGHT_OF_CODE, EventType
+from recsys.models.fit.features import fit_features
 from recsys.models.fit.frequency import FrequencyRecommender
 from recsys.models.fit.item_item import CosineRecommender, LocalRidgeRecommender
+from recsys.models.fit.kin import KinRecommender
 from recsys.models.fit.popularity import NewArrivalsRecommender, PopularityRecommender, TrendingRecommender
+from recsys.models.fit.regional import RegionalRecommender
 from recsys.models.frequency import FrequencyModel
 from recsys.models.popularity import OrderModel
 from recsys.models.selection import sum_by_item
 from recsys.ranking import History, Query, top_k
-from tests.factories import START, history, make_dataset, query
+from tests.factories import START, checkerboard, history, make_dataset, query
 
 RNG = np.random.default_rng(0)
 
@@ -117,7 +122,8 @@ def test_cosine_of_two_items() -> None:
     assert ranking.because.tolist() == [1, 1]
 
 
-def test_local_ridge_is_ridge_regression_on_the_neighbours() -> None:
+@pytest.mark.parametrize("content_weight", [0.0, 3.0])
+def test_local_ridge_is_ridge_regression_on_the_neighbours(content_weight: float) -> None:
     rng = np.random.default_rng(3)
     seen = rng.random((30, 6)) < 0.5
     rows = [(START, int(u), int(i), "purchase") for u, i in zip(*np.nonzero(seen), strict=True)]
@@ -130,9 +136,13 @@ def test_local_ridge_is_ridge_regression_on_the_neighbours() -> None:
         min_shoppers=1,
         half_life_days=1e9,
         recency_exponent=0.0,
+        content_weight=content_weight,
     )
     model = recommender.fit(dataset, START, RNG)
-    x = seen.astype(float)
+    # Features stand among the shoppers: rows of what has them, each with its weight.
+    features, weight = fit_features(dataset.catalogue).rows()
+    told = np.sqrt(content_weight * weight)[:, None] * features.toarray()
+    x = np.concatenate([seen.astype(float), told])
     for item in range(6):
         others = [j for j in range(6) if j != item]
         expected = np.linalg.solve(x[:, others].T @ x[:, others] + 2.0 * np.eye(5), x[:, others].T @ x[:, item])
@@ -164,3 +174,41 @@ def test_a_fallback_fills_up_with_whatever_is_eligible(k: int, allowed: list[boo
     first = [item for item in (3, 1) if allowed[item]]
     assert ranking.items.tolist()[: len(first)] == first[:k]
     assert (np.diff(ranking.scores) <= 0).all()
+
+
+def test_lifts_of_a_region_by_hand() -> None:
+    """East asks for item 0 three times and item 1 once, west for item 1 twice; all at the same moment, just now.
+
+    Shares of all demand: 3/6 and 3/6. With a smoothing of 4 the share of item 0 in the east is (3 + 4/2) / (4 + 4) = 5/8, so its
+    lift is log(5/8 / (1/2)) = log 1.25; in the west nobody asks for it: (0 + 4/2) / (2 + 4) = 1/3, and log(2/3).
+    """
+    rows = [(START, n, item, "purchase") for n, item in enumerate((0, 0, 0, 1, 1, 1))]
+    dataset = make_dataset(rows, n_items=2, n_users=6)
+    region = np.array([0, 0, 0, 0, 1, 1], dtype=np.int32)
+    dataset = replace(dataset, events=replace(dataset.events, region=region), regions=("east", "west"))
+    weight = float(WEIGHT_OF_CODE[dataset.events.event_type[0]])
+    recommender = RegionalRecommender(half_life_days=10.0, smoothing=4.0 * weight)
+    model = recommender.fit(dataset, START, np.random.default_rng(0))
+    model = replace(model, model=order("all", 0, 1), weight=1.0, depth=2)
+    plain = model.model.recommend(Query(), 2, everything(2))
+    for place, lift in ((0, {0: 5 / 4, 1: 3 / 4}), (1, {0: 2 / 3, 1: 4 / 3})):
+        ranking = model.recommend(Query(region=place), 2, everything(2))
+        scores = dict(zip(plain.items.tolist(), plain.scores.tolist(), strict=True))
+        expected = {item: scores[item] * factor for item, factor in lift.items()}
+        found = dict(zip(ranking.items.tolist(), ranking.scores.tolist(), strict=True))
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("parity", [0, 1])
+def test_an_unsold_item_inherits_what_its_kin_goes_with(parity: int) -> None:
+    """Half of the checkerboard was never sold; its kin, of the same category, goes with the shopper's items."""
+    shop = checkerboard()
+    told_by_category_alone = replace(
+        shop.catalogue, brands=(None,) * 40, listed_price_cents=np.full(40, -1, dtype=np.int64)
+    )
+    shop = replace(shop, events=shop.events.take(shop.events.item % 4 < 2), catalogue=told_by_category_alone)
+    model = KinRecommender().fit(shop, shop.until, np.random.default_rng(0))
+    unsold = np.arange(40) % 4 >= 2
+    ranking = model.recommend(query(parity, parity + 4, parity + 8), 5, unsold)
+    assert len(ranking) == 5
+    assert {int(item) % 2 for item in ranking.items} == {parity}
