@@ -31,7 +31,8 @@ class Blend:
     """The weighted sum of several models' scores, each divided by its own best score of this query.
 
     An item that a model does not return among its `depth` counts nothing from it. The item's source and `because` are
-    those of the model that contributed most.
+    those of the model that contributed most. The content model, which costs most, is asked only where an item of its own
+    could still enter: where its weight exceeds what the last of `depth` items has from another model alone.
     """
 
     kind: ClassVar[str] = "blend"
@@ -44,12 +45,7 @@ class Blend:
 
     def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
         """See `Model`."""
-        depth = max(k, self.depth)
-        answers = [
-            (answer, weight)
-            for model, weight in zip(self.models, self.weights, strict=True)
-            if weight > 0 and len(answer := model.recommend(query, depth, eligible))
-        ]
+        answers = self._answers(query, max(k, self.depth), eligible)
         if not answers:
             return EMPTY_RANKING
         items = np.concatenate([answer.items for answer, _ in answers])
@@ -69,6 +65,21 @@ class Blend:
             for model, place in zip(which.tolist(), leading.tolist(), strict=True)
         )
         return Ranking(items[starts[best]], totals[best], sources, because)
+
+    def _answers(self, query: Query, depth: int, eligible: Mask) -> list[tuple[Ranking, float]]:
+        """What the models say, each with its weight."""
+        answers: list[tuple[Ranking, float]] = []
+        certain = 0.0
+        for model, weight in zip(self.models, self.weights, strict=True):
+            if weight <= 0 or (isinstance(model, ContentModel) and weight < certain):
+                continue
+            answer = model.recommend(query, depth, eligible)
+            if len(answer) == 0:
+                continue
+            answers.append((answer, weight))
+            if len(answer) == depth and answer.scores[-1] > 0:
+                certain = max(certain, weight * float(answer.scores[-1] / answer.scores[0]))
+        return answers
 
     def state(self) -> ModelState:
         """See `Model`."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from recsys.compose import Blend, Fallback
 from recsys.dataset import SECONDS_PER_DAY
 from recsys.events import WEIGHT_OF_CODE, EventType
+from recsys.models.fit.content import ContentRecommender
 from recsys.models.fit.features import fit_features
 from recsys.models.fit.frequency import FrequencyRecommender
 from recsys.models.fit.item_item import CosineRecommender, LocalRidgeRecommender
@@ -159,6 +160,16 @@ def test_a_blend_adds_normalised_scores_and_names_the_strongest_part() -> None:
     assert ranking.items.tolist() == [1, 0, 2]
     assert ranking.scores.tolist() == pytest.approx([1.3, 1.0, 0.4])
     assert ranking.sources == ("b", "a", "b")
+
+
+@pytest.mark.parametrize(("weight", "asked"), [(0.2, False), (0.3, True)])
+def test_content_is_asked_only_where_it_could_enter(weight: float, asked: bool) -> None:
+    """The last of four items has 1/4 from the first model, so nothing of the second's enters with a weight of 0.2."""
+    shop = checkerboard()
+    content = ContentRecommender(epochs=1, min_steps=1).fit(shop, shop.until, np.random.default_rng(0))
+    blend = Blend((order("first", 0, 1, 2, 3), content), (1.0, weight), 4, "blend")
+    ranking = blend.recommend(query(8, 10), 4, everything(40))
+    assert ("content" in ranking.sources) == asked
 
 
 def test_a_weight_of_zero_leaves_a_model_out() -> None:
