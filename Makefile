@@ -103,10 +103,10 @@ bench-cold: $(VENV)/installed $(VENV_BENCH)/installed ## Items that nobody has m
 bench-beauty: $(VENV)/installed $(VENV_BENCH)/installed ## The same on Amazon Beauty, and what it costs warm items (TEST=--test: the last items)
 	$(BIN)/python -m benchmarks.beauty $(TEST)
 
-bench-strangers: $(VENV)/installed ## Shoppers after 0, 1, 2 and 5 events
-	$(BIN)/python -m benchmarks.strangers
+bench-strangers: $(VENV)/installed ## Shoppers after 0, 1, 2 and 5 events (TEST=--test: the test month)
+	$(BIN)/python -m benchmarks.strangers $(TEST)
 
-bench-serve: $(VENV)/installed ## /recommend beside a constant FastAPI route (needs wrk)
+bench-serve: $(VENV)/installed ## /recommend of both phases beside a constant FastAPI route (needs wrk)
 	$(BIN)/python -m benchmarks.serve
 
 docs: $(VENV)/installed ## Bring the documents' tables up to date with reports/
