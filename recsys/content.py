@@ -26,6 +26,10 @@ MAX_VALUE_SLOTS: Final = 16
 """Of an attribute with several values, likewise."""
 CATEGORY_LEVELS: Final = 4
 PRICE: Final = "price"
+CROSS: Final = " x "
+"""Between the names of two kinds whose pairs are a kind of their own."""
+ATTRIBUTE_MARK: Final = "@"
+MAX_NUMBER: Final = 1e100
 _SEPARATOR: Final = "\x1f"
 
 
@@ -75,15 +79,21 @@ def attribute_values(value: Any) -> list[str]:
     ]
 
 
+def attribute_block(name: str) -> str:
+    """The kind of feature that an attribute makes: its name, marked where it could be taken for one of the catalogue's own."""
+    is_own = name in ("text", "brand", PRICE) or name.startswith(("category", ATTRIBUTE_MARK)) or CROSS in name
+    return ATTRIBUTE_MARK + name.replace(CROSS, "_x_") if is_own else name
+
+
 def attribute_number(value: Any) -> float | None:
     """An attribute's value as a finite number, also where it is written as text; None where it is none."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
+    return number if math.isfinite(number) and abs(number) < MAX_NUMBER else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +135,20 @@ class ContentPlan:
         for name in self.attributes:
             value = content.attributes.get(name)
             values = attribute_values(value)
-            if name in self.edges:
+            block = attribute_block(name)
+            if block in self.edges:
                 number = attribute_number(value)
                 if number is not None:
-                    single[name] = self._number_class(name, number)
+                    single[block] = self._number_class(block, number)
             elif len(values) == 1:
-                single[name] = values[0]
+                single[block] = values[0]
             elif values:
-                several[name] = values
+                several[block] = values
         if levels:  # crossed with the level above the last one as well
             single["category above"] = levels[-2] if len(levels) > 1 else levels[-1]
         for first, second in combinations((name for name in self.crossed if name in single), 2):
             if not (first.startswith("category") and second.startswith("category")):
-                yield f"{first} x {second}", [single[first] + _SEPARATOR + single[second]]
+                yield f"{first}{CROSS}{second}", [single[first] + _SEPARATOR + single[second]]
         single.pop("category above", None)
         for name, value in single.items():
             yield name, [value]
@@ -201,10 +212,16 @@ class FeatureEncoder:
         levels = {f"category {depth}" for depth in range(1, CATEGORY_LEVELS)}
         found = dict(self.plan.values(content))
         found["text"] = words(" ".join(filter(None, (content.title, content.description))))
+        known = {attribute_block(name) for name in self.plan.attributes}
+        found.update(
+            (name, attribute_values(value))
+            for name, value in content.attributes.items()
+            if attribute_block(name) not in known
+        )
         return [
-            name
+            name.removeprefix(ATTRIBUTE_MARK)
             for name, values in found.items()
-            if values and name not in levels and " x " not in name and not len(self._features(name, values))
+            if values and name not in levels and CROSS not in name and not len(self._features(name, values))
         ]
 
     def _features(self, block: str, values: list[str]) -> NDArray[np.int32]:

@@ -125,9 +125,11 @@ class Answering:
             # What shoppers want right now, then what the bundle saw trending.
             wanted = np.array([catalogue.row(item_id) for item_id in self.trend], dtype=np.int32)
             ranking = _after(wanted[wanted != NO_ITEM], "trending_now", model, query, request.k, mask)
-        elif surface is Surface.NEW_ARRIVALS and (bundle.content is None or len(shopper.history) == 0):
-            # With a history and content, the model itself knows what has just joined.
-            ranking = _after(np.array(catalogue.newest, dtype=np.int32), "new_arrivals", model, query, request.k, mask)
+        elif surface is Surface.NEW_ARRIVALS:
+            # With a history, content itself ranks those that it can place.
+            placed = bundle.content if len(shopper.history) else None
+            joined = [row for row in catalogue.newest if placed is None or not placed.knows(row)]
+            ranking = _after(np.array(joined, dtype=np.int32), "new_arrivals", model, query, request.k, mask)
         else:
             ranking = model.recommend(query, request.k, mask)
         served_by = model.name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from recsys.content import ItemContent
 from recsys.ids import HashIndex, hash_id
 from recsys.ranking import NO_ITEM, ItemArray, Mask, Query
 from service.catalogue_log import CatalogueLog
+from service.schemas import Item
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,10 @@ class LiveCatalogue:
         self._joined_index = HashIndex.build([])
         self._waiting: dict[str, dict[str, Any]] = {}
         self._below: dict[str, Mask] = {}
+        self.deleted: set[str] = set()
+        """Ids that were deleted, also before the bundle learnt: only a `PUT` brings them back."""
+        for change in log.read(0, self._position)[0]:
+            self._mark(change)
         self.follow()
 
     # Reading
@@ -86,6 +91,11 @@ class LiveCatalogue:
         """The title as a JSON string, quotes included."""
         title = self._titles.get(row)
         return self._base.title_json(row) if title is None else orjson.dumps(title)
+
+    @property
+    def waiting_items(self) -> Iterable[dict[str, Any]]:
+        """Items that are stored, and have to wait for the next training."""
+        return self._waiting.values()
 
     def waiting(self, item_id: str) -> dict[str, Any] | None:
         """An item that is stored, and has to wait for the next training: the bundle has no room for it."""
@@ -185,14 +195,25 @@ class LiveCatalogue:
         for change in changes:
             try:
                 self._apply(change)
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+                # Not ours: written by hand. What follows it must not be lost with it.
                 logger.exception("a change of the catalogue is passed over: %r", str(change)[:200])
 
     def _apply(self, change: dict[str, Any]) -> None:
+        self._mark(change)
         if change["kind"] == "item":
-            self._put(change["item"])
+            self._put(Item.model_validate(change["item"]).model_dump())
         elif change["kind"] == "set":
             self._set(change["item_ids"], change.get("available"), change.get("price_cents"))
+        elif change["kind"] == "delete":
+            self._set(change["item_ids"], False, None)
+
+    def _mark(self, change: dict[str, Any]) -> None:
+        """Remember what is deleted."""
+        if change.get("kind") == "delete":
+            self.deleted.update(change["item_ids"])
+        elif change.get("kind") == "item":
+            self.deleted.discard(change["item"].get("item_id"))
 
     def _put(self, item: dict[str, Any]) -> None:
         row = self._row_for(item["item_id"])
@@ -201,8 +222,7 @@ class LiveCatalogue:
             return
         self.category[row] = self._code(self._categories, item["category"])
         self.brand[row] = self._code(self._brands, item["brand"])
-        if item["price_cents"] is not None:
-            self.price_cents[row] = item["price_cents"]
+        self.price_cents[row] = -1 if item["price_cents"] is None else item["price_cents"]
         self.available[row] = item["available"]
         self._titles[row] = item["title"] or item["item_id"]
         self._fragments[row] = self._write(row, item)
@@ -234,6 +254,8 @@ class LiveCatalogue:
     def _set(self, item_ids: Sequence[str], available: bool | None, prices: Sequence[int | None] | None) -> None:
         for item_id, price in zip(item_ids, prices or (None,) * len(item_ids), strict=True):
             row = self.row(item_id)
+            if available and item_id in self.deleted:
+                continue
             if row == NO_ITEM:
                 item = self._waiting.get(item_id)
                 if item is not None:

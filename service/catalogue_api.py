@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -12,13 +12,13 @@ import orjson
 from pydantic import ValidationError
 
 from recsys.models.content import ContentModel
-from recsys.ranking import NO_ITEM, ItemArray
+from recsys.ranking import NO_ITEM
 from service.bundles import BundleHolder
 from service.catalogue import LiveCatalogue, content_of
 from service.catalogue_log import CatalogueLog
 from service.events import REJECTED
 from service.metrics import Metrics
-from service.schemas import MAX_ITEMS, MAX_PRICE_CENTS, BulkUpdate, Item, ItemFilter, in_words
+from service.schemas import MAX_ITEMS, MAX_PRICE_CENTS, BulkUpdate, Item, ItemChange, ItemFilter, in_words
 
 ADDED: Final = "added"
 UPDATED: Final = "updated"
@@ -113,7 +113,7 @@ class CatalogueEditor:
         return verdicts
 
     async def delete(self, item_id: str) -> bool:
-        """Switch an item off for good; False where nobody knows it.
+        """Take an item away until it is put again; False where nobody knows it.
 
         Raises:
             CatalogueLogError: that could not be stored.
@@ -122,7 +122,7 @@ class CatalogueEditor:
             catalogue = self._holder.live.catalogue
             if catalogue.row(item_id) == NO_ITEM and catalogue.waiting(item_id) is None:
                 return False
-            await log.append([self._set([item_id], available=False)])
+            await log.append([{"kind": "delete", "changed_at": self._now(), "item_ids": [item_id]}])
         self._holder.live  # noqa: B018 - reads on
         self._metrics.changed("deleted", 1)
         return True
@@ -134,30 +134,22 @@ class CatalogueEditor:
             CatalogueLogError: nothing could be stored.
         """
         async with self._log.writing() as log:
-            catalogue = self._holder.live.catalogue
-            rows, unknown = _matching(catalogue, update.filter)
-            prices = None
-            without_price = 0
-            if update.set.price_cents is not None:
-                prices = np.full(len(rows), update.set.price_cents, dtype=np.int64)
-            elif update.set.price_factor is not None:
-                priced = catalogue.price_cents[rows] >= 0
-                without_price = int((~priced).sum())
-                rows = rows if update.set.available is not None else rows[priced]
-                scaled = np.rint(catalogue.price_cents[rows] * update.set.price_factor)
-                prices = np.minimum(scaled, MAX_PRICE_CENTS).astype(np.int64)
+            found, unknown = _matching(self._holder.live.catalogue, update.filter)
+            known = [one for one in found if one[1] is not None]
+            without_price = len(found) - len(known) if update.set.price_factor is not None else 0
+            if update.set.price_factor is not None and update.set.available is None:
+                found = known
             changes = []
-            for start in range(0, len(rows), LINE_ITEMS):
-                part = slice(start, start + LINE_ITEMS)
-                ids = [catalogue.item_id(row) for row in rows[part].tolist()]
-                line = self._set(ids, available=update.set.available)
-                if prices is not None:
-                    line["price_cents"] = [price if price >= 0 else None for price in prices[part].tolist()]
+            for start in range(0, len(found), LINE_ITEMS):
+                part = found[start : start + LINE_ITEMS]
+                line = self._set([item_id for item_id, _ in part], available=update.set.available)
+                if update.set.price_cents is not None or update.set.price_factor is not None:
+                    line["price_cents"] = [_new_price(price, update.set) for _, price in part]
                 changes.append(line)
             await log.append(changes)
         self._holder.live  # noqa: B018 - reads on
-        self._metrics.changed(UPDATED, len(rows))
-        result: dict[str, Any] = {"changed": len(rows)}
+        self._metrics.changed(UPDATED, len(found))
+        result: dict[str, Any] = {"changed": len(found)}
         if unknown:
             result["unknown_item_ids"] = unknown
         if without_price:
@@ -211,16 +203,26 @@ def _unplaced(item: Item, row: int, content: ContentModel | None) -> tuple[str, 
     return (f"not known from other items, so of no use: {', '.join(unknown)}",) if unknown else ()
 
 
-def _matching(catalogue: LiveCatalogue, wanted: ItemFilter) -> tuple[ItemArray, list[str]]:
-    """Rows that fit a filter, ascending, and the ids in it that nobody knows."""
+def _new_price(price: int | None, change: ItemChange) -> int | None:
+    """Cents after a change; none where it is relative and there was none."""
+    if change.price_cents is not None:
+        return change.price_cents
+    if price is None or change.price_factor is None:
+        return None
+    return min(round(price * change.price_factor), MAX_PRICE_CENTS)
+
+
+def _matching(catalogue: LiveCatalogue, wanted: ItemFilter) -> tuple[list[tuple[str, int | None]], list[str]]:
+    """Ids and prices of the items that fit a filter, and the ids in it that nobody knows; deleted items fit none."""
     mask = np.zeros(len(catalogue.available), dtype=np.bool_)
     unknown: list[str] = []
     if wanted.item_ids is None:
         mask[: catalogue.n_items] = True
     else:
         rows = {item_id: catalogue.row(item_id) for item_id in wanted.item_ids}
-        unknown = [item_id for item_id, row in rows.items() if row == NO_ITEM]
+        unknown = [id_ for id_, row in rows.items() if row == NO_ITEM and catalogue.waiting(id_) is None]
         mask[[row for row in rows.values() if row != NO_ITEM]] = True
+    mask[[row for row in map(catalogue.row, catalogue.deleted) if row != NO_ITEM]] = False
     if wanted.category is not None:
         mask &= catalogue.in_category(wanted.category)
     if wanted.brand is not None:
@@ -231,4 +233,26 @@ def _matching(catalogue: LiveCatalogue, wanted: ItemFilter) -> tuple[ItemArray, 
         mask &= catalogue.price_cents >= wanted.min_price_cents
     if wanted.max_price_cents is not None:
         mask &= (catalogue.price_cents >= 0) & (catalogue.price_cents <= wanted.max_price_cents)
-    return np.flatnonzero(mask).astype(np.int32), unknown
+    rows_found = np.flatnonzero(mask)
+    prices = catalogue.price_cents[rows_found].tolist()
+    found = [
+        (catalogue.item_id(row), price if price >= 0 else None)
+        for row, price in zip(rows_found.tolist(), prices, strict=True)
+    ]
+    waiting = [
+        item for item in catalogue.waiting_items if _fits(item, wanted) and item["item_id"] not in catalogue.deleted
+    ]
+    return found + [(item["item_id"], item["price_cents"]) for item in waiting], unknown
+
+
+def _fits(item: Mapping[str, Any], wanted: ItemFilter) -> bool:
+    """Whether an item that has no row yet fits a filter."""
+    path, price = item["category"] or "", item["price_cents"]
+    return (
+        (wanted.item_ids is None or item["item_id"] in wanted.item_ids)
+        and (wanted.category is None or path == wanted.category or path.startswith(f"{wanted.category} > "))
+        and (wanted.brand is None or item["brand"] == wanted.brand)
+        and (wanted.available is None or item["available"] == wanted.available)
+        and (wanted.min_price_cents is None or (price is not None and price >= wanted.min_price_cents))
+        and (wanted.max_price_cents is None or (price is not None and price <= wanted.max_price_cents))
+    )

@@ -1,7 +1,7 @@
 """The log of what the catalogue API was told, shared by all workers and read by `recsys tables`: append-only JSON lines.
 
-Two kinds of lines. `item` holds a whole item, as `PUT` gave it. `set` changes the availability or the price of items by
-their ids. A change is on disk before it is acknowledged; every worker reads on before its next request, so what one worker
+Three kinds of lines. `item` holds a whole item, as `PUT` gave it. `set` changes the availability or the price of items by
+their ids. `delete` takes items away until an `item` brings them back. A change is on disk before it is acknowledged; every worker reads on before its next request, so what one worker
 was told all of them know.
 """
 
@@ -39,13 +39,16 @@ class CatalogueLog:
         except FileNotFoundError:
             return 0
 
-    def read(self, start: int) -> tuple[list[dict[str, Any]], int]:
-        """The complete lines from byte `start` on, and the byte after them; a line that is no JSON object is passed over."""
+    def read(self, start: int, stop: int | None = None) -> tuple[list[dict[str, Any]], int]:
+        """The complete lines from byte `start` to `stop`, by default the end, and the byte after them.
+
+        A line that is no JSON object is passed over.
+        """
         if self.size() <= start:
             return [], start
         with self._path.open("rb") as file:
             file.seek(start)
-            content = file.read()
+            content = file.read(-1 if stop is None else stop - start)
         content = content[: content.rfind(b"\n") + 1]
         found = []
         for line in filter(None, content.split(b"\n")):

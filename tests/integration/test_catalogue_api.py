@@ -244,3 +244,56 @@ def test_a_bundle_without_room_still_knows_prices_and_availability(tmp_path: Pat
         assert client.delete("/items/oat").status_code == 200
         assert client.get("/items/oat").json()["available"] is False
         assert np.isin("oat", ids(client.get("/recommend", params={"k": 100}).json())).item() is False
+
+
+def test_what_was_deleted_comes_back_by_a_put_alone(client: httpx.Client) -> None:
+    everything = {"filter": {"category": "DAIRY > MILK"}, "set": {"available": True}}
+    client.put("/items/gone", json=OAT_MILK)
+    client.delete("/items/gone")
+    assert client.patch("/items", json=everything).json()["changed"] >= 1
+    assert client.get("/items/gone").json()["available"] is False
+    named = {"filter": {"item_ids": ["gone"]}, "set": {"available": True}}
+    assert client.patch("/items", json=named).json() == {"changed": 0}
+    client.put("/items/gone", json=OAT_MILK)
+    assert client.get("/items/gone").json()["available"] is True
+
+
+def test_a_factor_leaves_an_item_without_a_price_without_one(client: httpx.Client) -> None:
+    client.put("/items/unpriced", json={**OAT_MILK, "price_cents": None})
+    halve = {"filter": {"item_ids": ["unpriced"]}, "set": {"price_factor": 0.4, "available": True}}
+    assert client.patch("/items", json=halve).json() == {"changed": 1, "without_price": 1}
+    assert client.get("/items/unpriced").json()["price_cents"] is None
+
+
+def test_a_put_says_what_the_item_is_now(client: httpx.Client) -> None:
+    client.put("/items/plain", json=OAT_MILK)
+    client.put("/items/plain", json={"title": "OAT MILK"})
+    now = client.get("/items/plain").json()
+    assert (now["price_cents"], now["brand"], now["category"]) == (None, None, None)
+
+
+def test_a_new_item_that_content_cannot_place_is_a_new_arrival_for_everybody(client: httpx.Client) -> None:
+    client.put("/items/strange", json={"title": "qqqq wwww", "attributes": {"flavour": "zzz"}})
+    for who in ({"user_id": "household-01"}, {}):
+        answer = client.get("/recommend", params={**who, "surface": "new_arrivals", "k": 6}).json()
+        assert "strange" in ids(answer)
+    warned = client.put("/items/oat-3", json={**OAT_MILK, "attributes": {"flavour": "zzz"}}).json()["warnings"]
+    assert warned == ["not known from other items, so of no use: flavour"]
+
+
+def test_lines_that_are_no_change_are_passed_over_by_the_service_and_the_tables(tmp_path: Path) -> None:
+    odd = [b"[1]", b"5", b'{"x":1}', b'{"kind":"zzz"}', b'{"kind":"item","item":{"item_id":5}}', b"{torn"]
+    at = "2026-01-01T00:00:00+00:00"
+    item = {"item_id": "late", "title": "LATE MILK", "description": None, "category": "DAIRY > MILK", "brand": None}
+    item |= {"price_cents": 2**63, "image_url": None, "attributes": {}, "available": True}
+    odd.append(orjson.dumps({"kind": "item", "changed_at": at, "item": item}))
+    good = orjson.dumps({"kind": "item", "changed_at": at, "item": {**item, "price_cents": 100}})
+    publish(tmp_path / "bundles", write_tiny_bundle(tmp_path, phase=2, spare=5).name)
+    log = tmp_path / CATALOGUE_LOG
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(b"\n".join([*odd, good]) + b"\n")
+    with running_service(tmp_path) as url:
+        assert httpx.get(f"{url}/items/late").json()["price_cents"] == 100
+        assert ids(httpx.get(f"{url}/recommend", params={"surface": "new_arrivals", "k": 4}).json())[0] == "late"
+    ingest_catalogue_log(tmp_path, Console(quiet=True))
+    assert "late" in pl.read_parquet(tmp_path / "raw" / "catalogue_log.changes.parquet")["item_id"].to_list()

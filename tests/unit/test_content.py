@@ -84,7 +84,7 @@ def test_numbers_that_hardly_two_items_share_become_classes_of_their_size() -> N
         dict(plan.values(ItemContent(attributes={"grams": grams})))["grams"] for grams in (3, "4.5", 1e9)
     )
     assert light == near == "0" and heavy == "31"
-    for odd in ("a few", float("nan"), True, None, [3, 4]):
+    for odd in ("a few", float("nan"), 1e308, 10**400, True, None, [3, 4]):
         assert "grams" not in dict(plan.values(ItemContent(attributes={"grams": odd})))
 
 
@@ -102,6 +102,18 @@ def test_all_items_at_once_are_encoded_as_one_by_one() -> None:
         features, weights = found.encoder.encode(content)
         assert features.tolist() == found.features[row].tolist()
         np.testing.assert_allclose(weights, found.weights[row], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["text", "brand", "price", "category", "category 2", "category x brand", "@text"])
+@pytest.mark.parametrize("values", [["red", "blue"], [["a", "b"], ["b", "c"]], [1.5, 2.5]])
+def test_an_attribute_called_like_one_of_ours_is_encoded_alike(name: str, values: list[object]) -> None:
+    told = tuple(orjson.dumps({name: values[n % 2]}).decode() for n in range(40))
+    catalogue = replace(make_catalogue(40), attributes=told)
+    found = fit_features(catalogue)
+    assert (found.encoder.idf > 0).all()
+    for row, content in enumerate(item_contents(catalogue)):
+        assert found.encoder.encode(content)[0].tolist() == found.features[row].tolist()
+        assert not found.encoder.unknown(content) or row == 0 or "text" in found.encoder.unknown(content)
 
 
 def test_attributes_that_are_no_object_count_as_none() -> None:

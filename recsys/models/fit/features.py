@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys.content import (
+    CROSS,
     MAX_TEXT_SLOTS,
     MAX_VALUE_SLOTS,
     NO_FEATURE,
@@ -24,6 +25,7 @@ from recsys.content import (
     ContentPlan,
     FeatureEncoder,
     ItemContent,
+    attribute_block,
     attribute_number,
     attribute_values,
     hash_feature,
@@ -251,8 +253,13 @@ def _plan(contents: Sequence[ItemContent]) -> ContentPlan:
     for name in own:
         numbers = _numbers([content.attributes.get(name) for content in contents])
         if name not in several and numbers is not None:
-            edges[name] = _quantiles(numbers, NUMBER_CLASSES)
-    crossed = ("category", "category above", "brand", *[name for name in own if name not in several][:3])
+            edges[attribute_block(name)] = _quantiles(numbers, NUMBER_CLASSES)
+    crossed = (
+        "category",
+        "category above",
+        "brand",
+        *[attribute_block(name) for name in own if name not in several][:3],
+    )
     return ContentPlan(own, crossed, edges)
 
 
@@ -294,7 +301,7 @@ def _odd(contents: Sequence[ItemContent], features: NDArray[np.int32], told: _To
     values = Counter(block for block, _ in told.keys)
     single = Counter(told.keys[code][0] for code in np.flatnonzero(told.counts() < MIN_ITEMS).tolist())
     for block, distinct in sorted(values.items()):
-        if distinct > MANY_VALUES and " x " not in block and block != "text" and single[block] > 0.9 * distinct:
+        if distinct > MANY_VALUES and CROSS not in block and block != "text" and single[block] > 0.9 * distinct:
             yield (
                 f"{block!r} has {distinct:,} different values, {single[block]:,} of them on one item only: "
                 "those are left out (is it an identifier?)"
