@@ -344,7 +344,8 @@ def evaluate_phase(phase: int, data_dir: Path, *, console: Console) -> None:
         raise UserError("the data is too little to measure anything")
     plan = PHASES[phase]
     config = type(plan.DEFAULT)(**trained[-1]["params"])
-    results = test(phase, config, dataset, windows, 0, console)
+    with _heard(console):
+        results = test(phase, config, dataset, windows, 0, console)
     print_results(results.frame, console)
     others = [name for name in results.scores if name != plan.NAME]
     differences = paired_differences(results.scores, plan.NAME, others)
