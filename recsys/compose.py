@@ -101,7 +101,8 @@ def _normalised(scores: ScoreArray) -> ScoreArray:
 class Shrinkage:
     """Draws what is said of a shopper towards a prior, the more so the less is known of them.
 
-    After n different items `model` counts `n / (n + items)` and `prior` the rest; nothing known is the prior alone.
+    After n different items `model` counts `n^2 / (n^2 + items^2)` and `prior` the rest: nothing known is the prior alone, and
+    it is soon forgotten.
     """
 
     kind: ClassVar[str] = "shrinkage"
@@ -116,7 +117,7 @@ class Shrinkage:
     def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
         """See `Model`."""
         known = len(np.unique(query.history.items))
-        share = known / (known + self.items)
+        share = known**2 / (known**2 + self.items**2) if known else 0.0
         if share > SURE:
             return self.model.recommend(query, k, eligible)
         weights = (share, 1.0 - share)

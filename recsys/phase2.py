@@ -51,13 +51,13 @@ class Phase2Config(Phase1Config):
     content_weight: float = 0.02
     kin_weight: float = 0.0
     """Of what an item inherits from items of similar content; 0 leaves it out. It pays where words tell items apart."""
-    region_weight: float = 0.15
+    region_weight: float = 0.1
     """Exponent of regional demand on what is known of the shopper."""
     stranger_region_weight: float = 0.5
     """The same on popularity, which is all that a stranger can be told."""
     stranger_segment_weight: float = 0.2
     """Exponent of the lifts of a stranger's segments."""
-    prior_items: float = 10.0
+    prior_items: float = 5.0
     """After so many items the shopper's own taste counts as much as what a stranger would be told."""
 
 
