@@ -101,7 +101,7 @@ def run(data_dir: Path, draws: int, *, test: bool, console: Console) -> None:
     title = f"Strict cold items of the {name} window, {RECALL} among {COLD_SHARE:.0%} of the sold items"
     unread = "" if test else "The test window is not read."
     table = cold_table(title, scores, "content", TARGET_RECALL, f"{NUMBERS} {unread}".strip())
-    write_report("cold", "make bench-cold" + (" TEST=--test" if test else ""), [table])
+    write_report("cold", f"make bench-cold TEST='{'--test ' if test else ''}--draws {draws}'", [table])
     show(table, console)
 
 
