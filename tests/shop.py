@@ -160,6 +160,8 @@ def running_service(data_dir: Path, workers: int = 1) -> Iterator[str]:
     environment = {
         name: value for name, value in os.environ.items() if name != "REDIS_URL" and not name.startswith("RECSYS_")
     }
+    # A busy machine may keep Redis waiting for longer than the 50 ms after which an answer does without it.
+    environment["RECSYS_REDIS_TIMEOUT_MS"] = "1000"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir)],
