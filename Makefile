@@ -113,4 +113,4 @@ docs: $(VENV)/installed ## Bring the documents' tables up to date with reports/
 	$(RECSYS) docs
 
 clean: ## Remove everything that was built; keeps the event log
-	rm -rf $(VENV) $(DATA)/raw $(DATA)/tables $(DATA)/bundles $(DATA)/mlflow build dist *.egg-info
+	rm -rf $(VENV) $(VENV_BENCH) $(DATA)/raw $(DATA)/tables $(DATA)/bundles $(DATA)/mlflow build dist *.egg-info
