@@ -186,7 +186,9 @@ class ContentModel:
 
     def cosines(self, item: int, others: ItemArray) -> ScoreArray:
         """`(n,)` float32 cosines of an item's features with those of `others` `(n,)`."""
-        profile = self._sum_features(np.array([item], dtype=np.int32), np.ones(1, dtype=np.float32))
+        # Empty slots read and write the last entry, with no weight. An item's weights have length 1 already.
+        profile = np.zeros(len(self.demand) + 1, dtype=np.float32)
+        profile[self.features[item]] = self.weights[item]
         return np.asarray((profile[self.features[others]] * self.weights[others]).sum(axis=1), dtype=np.float32)
 
     def knows(self, row: int) -> bool:
