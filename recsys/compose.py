@@ -5,10 +5,12 @@ So the serving stack of a surface reads as one expression, and a bundle stores i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recsys.models.als import ALSModel
 from recsys.models.content import ContentModel
@@ -20,10 +22,14 @@ from recsys.models.random import RandomModel
 from recsys.models.regional import RegionalModel
 from recsys.models.segments import SegmentModel
 from recsys.models.session_knn import SessionKNNModel
-from recsys.ranking import EMPTY_RANKING, Mask, Model, ModelState, Query, Ranking, ScoreArray, top_k
+from recsys.ranking import EMPTY_RANKING, ItemArray, Mask, Model, ModelState, Query, Ranking, ScoreArray, top_k
 
 SURE: Final = 0.95
 """From this share on the prior is not asked: it would change next to nothing."""
+
+
+_Answer = tuple[Ranking, float]
+"""What a model says, and its weight."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Blend:
 
     An item that a model does not return among its `depth` counts nothing from it. The item's source and `because` are
     those of the model that contributed most. The content model, which costs most, is asked only where an item of its own
-    could still enter: where its weight exceeds what the last of `depth` items has from another model alone.
+    could still enter: where its weight exceeds what the last of `depth` items has from the models before it.
     """
 
     kind: ClassVar[str] = "blend"
@@ -48,37 +54,26 @@ class Blend:
         answers = self._answers(query, max(k, self.depth), eligible)
         if not answers:
             return EMPTY_RANKING
-        items = np.concatenate([answer.items for answer, _ in answers])
-        scores = np.concatenate([_normalised(answer.scores) * np.float32(weight) for answer, weight in answers])
-        # Entries of one item side by side, the largest first: it gives the source and the reason.
-        order = np.lexsort((-scores, items))
-        items, scores = items[order], scores[order]
-        starts = np.flatnonzero(np.diff(items, prepend=-1))
-        totals = np.add.reduceat(scores, starts)
-        best = top_k(items[starts], totals, k)
-        leading = order[starts[best]]
+        items, totals, leading = _sum(answers)
+        best = top_k(items, totals, k)
         offsets = np.cumsum([0, *(len(answer) for answer, _ in answers)])
-        which = np.searchsorted(offsets, leading, side="right") - 1
-        because = np.concatenate([answer.because for answer, _ in answers])[leading]
+        which = np.searchsorted(offsets, leading[best], side="right") - 1
+        because = np.concatenate([answer.because for answer, _ in answers])[leading[best]]
         sources = tuple(
             answers[model][0].sources[place - offsets[model]]
-            for model, place in zip(which.tolist(), leading.tolist(), strict=True)
+            for model, place in zip(which.tolist(), leading[best].tolist(), strict=True)
         )
-        return Ranking(items[starts[best]], totals[best], sources, because)
+        return Ranking(items[best], totals[best], sources, because)
 
-    def _answers(self, query: Query, depth: int, eligible: Mask) -> list[tuple[Ranking, float]]:
+    def _answers(self, query: Query, depth: int, eligible: Mask) -> list[_Answer]:
         """What the models say, each with its weight."""
-        answers: list[tuple[Ranking, float]] = []
-        certain = 0.0
+        answers: list[_Answer] = []
         for model, weight in zip(self.models, self.weights, strict=True):
-            if weight <= 0 or (isinstance(model, ContentModel) and weight < certain):
+            if weight <= 0 or (isinstance(model, ContentModel) and weight < _last_total(answers, depth)):
                 continue
             answer = model.recommend(query, depth, eligible)
-            if len(answer) == 0:
-                continue
-            answers.append((answer, weight))
-            if len(answer) == depth and answer.scores[-1] > 0:
-                certain = max(certain, weight * float(answer.scores[-1] / answer.scores[0]))
+            if len(answer):
+                answers.append((answer, weight))
         return answers
 
     def state(self) -> ModelState:
@@ -89,6 +84,25 @@ class Blend:
     def from_state(cls, state: ModelState) -> Self:
         """See `Model`."""
         return cls(state.parts, tuple(state.params["weights"]), state.params["depth"], state.params["name"])
+
+
+def _sum(answers: Sequence[_Answer]) -> tuple[ItemArray, ScoreArray, NDArray[np.intp]]:
+    """The different items `(u,)`, ascending, their totals, and for each the place of its largest entry among all entries."""
+    items = np.concatenate([answer.items for answer, _ in answers])
+    scores = np.concatenate([_normalised(answer.scores) * np.float32(weight) for answer, weight in answers])
+    # Entries of one item side by side, the largest first.
+    order = np.lexsort((-scores, items))
+    items, scores = items[order], scores[order]
+    starts = np.flatnonzero(np.diff(items, prepend=-1))
+    return items[starts], np.add.reduceat(scores, starts), order[starts]
+
+
+def _last_total(answers: Sequence[_Answer], depth: int) -> float:
+    """What the last of the `depth` best items has; 0 where there are fewer."""
+    if sum(len(answer) for answer, _ in answers) < depth:
+        return 0.0
+    _, totals, _ = _sum(answers)
+    return float(np.partition(totals, -depth)[-depth]) if len(totals) >= depth else 0.0
 
 
 def _normalised(scores: ScoreArray) -> ScoreArray:

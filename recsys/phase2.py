@@ -38,8 +38,8 @@ STRANGER_DEPTH: Final = 500
 """Of popularity, for a stranger: what is popular in a region is not far down everywhere."""
 STRANGER_POWER: Final = 0.5
 """Strangers are many shoppers, not those who buy most."""
-HOME_CANDIDATES: Final = 200
-"""Home scores so many little-known items, the most promising ones: more cost time and add next to nothing."""
+CANDIDATES: Final = 200
+"""Content scores so many items, the most promising ones. More cost time, and on validation rank new arrivals worse."""
 
 __all__ = ["DEFAULT", "NAME", "Phase2Config", "Workshop", "baselines", "build_surfaces", "home", "rows"]
 
@@ -107,7 +107,7 @@ def known(workshop: Workshop, config: Phase2Config) -> Blend:
     """Phase 1's blend, and content."""
     parts = workshop.parts(config)
     if config.content_weight > 0:
-        content = replace(_content(workshop), max_candidates=HOME_CANDIDATES)
+        content = replace(_content(workshop), max_candidates=CANDIDATES)
         parts.append((content, config.content_weight))
     if config.kin_weight > 0:
         parts.append((kin(workshop, config), config.kin_weight))
@@ -172,4 +172,5 @@ def _new_arrivals(workshop: Workshop) -> Model:
     """The new arrivals, ranked for who asks; what others know of them already does not count against them."""
     arrivals, content = workshop.fit(NewArrivalsRecommender()), _content(workshop)
     assert isinstance(arrivals, OrderModel)
-    return replace(content, order=arrivals.order, unknown=np.ones_like(content.unknown), name="new_arrivals_for_you")
+    unknown, name = np.ones_like(content.unknown), "new_arrivals_for_you"
+    return replace(content, order=arrivals.order, unknown=unknown, max_candidates=CANDIDATES, name=name)

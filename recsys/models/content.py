@@ -52,8 +52,9 @@ class Scaler:
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """`(n, inputs)` in and out; what is missing, NaN, is average, and nothing lies further off than `MAX_SCALED`."""
-        scaled = np.nan_to_num((x - self.mean) / self.scale)
-        return np.asarray(np.clip(scaled, -MAX_SCALED, MAX_SCALED), dtype=np.float32)
+        scaled = (x - self.mean) / self.scale
+        np.nan_to_num(scaled, copy=False)
+        return np.clip(scaled, -MAX_SCALED, MAX_SCALED, out=scaled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +149,11 @@ class ContentModel:
         )
 
     def _sum_features(self, seeds: ItemArray, strengths: ScoreArray) -> ScoreArray:
-        weights = (self.weights[seeds] * strengths[:, None]).ravel()
-        # Empty slots, -1, become 0 and have no weight; feature f is entry f + 1 until the roll.
-        sums = np.bincount(self.features[seeds].ravel() + 1, weights, minlength=len(self.demand) + 1)
-        sums = np.roll(sums, -1).astype(np.float32)
-        return np.asarray(sums / max(float(np.linalg.norm(sums)), _NOTHING), dtype=np.float32)
+        # Empty slots, -1, write the last entry, and have no weight.
+        sums = np.zeros(len(self.demand) + 1, dtype=np.float32)
+        np.add.at(sums, self.features[seeds].ravel(), (self.weights[seeds] * strengths[:, None]).ravel())
+        sums /= max(float(np.linalg.norm(sums)), _NOTHING)
+        return sums
 
     def _tower(self, seeds: ItemArray, strengths: ScoreArray) -> NDArray[np.float32]:
         if self.shopper_tower.shape[1] == 0:
@@ -174,22 +175,22 @@ class ContentModel:
 
     def because(self, profile: Profile, items: ItemArray) -> ItemArray:
         """`(m,)` int32: for each item the one of the history that shares most with it."""
-        return self.nearest(items, profile.seeds[:MAX_REASONS], profile.strengths[:MAX_REASONS])[0]
+        seeds, strengths = profile.seeds[:MAX_REASONS], profile.strengths[:MAX_REASONS]
+        best: NDArray[np.intp] = np.argmax(self.cosines(items, seeds) * strengths, axis=1)
+        return seeds[best]
 
-    def nearest(
-        self, items: ItemArray, others: ItemArray, strengths: ScoreArray | None = None
-    ) -> tuple[ItemArray, ScoreArray]:
-        """For each of `items` `(m,)` the one of `others` `(n,)` with the largest cosine of features, and that cosine."""
-        found = np.stack([self.cosines(int(item), others) for item in items])
-        best = np.argmax(found if strengths is None else found * strengths, axis=1)
-        return others[best], found[np.arange(len(items)), best]
-
-    def cosines(self, item: int, others: ItemArray) -> ScoreArray:
-        """`(n,)` float32 cosines of an item's features with those of `others` `(n,)`."""
-        # Empty slots read and write the last entry, with no weight. An item's weights have length 1 already.
-        profile = np.zeros(len(self.demand) + 1, dtype=np.float32)
-        profile[self.features[item]] = self.weights[item]
-        return np.asarray((profile[self.features[others]] * self.weights[others]).sum(axis=1), dtype=np.float32)
+    def cosines(self, items: ItemArray, others: ItemArray) -> NDArray[np.float32]:
+        """`(m, n)` float32 cosines of the features of `items` `(m,)` with those of `others` `(n,)`; for a few items at once."""
+        features, weights = self.features[items], self.weights[items]
+        # Features that any of the items has are numbered from 1; others, and empty slots, which read the last entry, are 0.
+        numbers = np.zeros(len(self.demand) + 1, dtype=np.int32)
+        numbers[features] = np.arange(1, features.size + 1, dtype=np.int32).reshape(features.shape)
+        numbers[-1] = 0
+        columns = np.zeros((features.size + 1, len(items)), dtype=np.float32)
+        columns[numbers[features], np.arange(len(items))[:, None]] = weights
+        # An item's weights have length 1 already.
+        cosines = np.einsum("nwm,nw->mn", columns[numbers[self.features[others]]], self.weights[others])
+        return np.asarray(cosines, dtype=np.float32)
 
     def knows(self, row: int) -> bool:
         """Whether anything of an item's content is known; else it cannot be placed."""

@@ -51,7 +51,7 @@ class ContentNeighboursModel:
         known = self._found.get(key)
         if known is None:
             others = np.flatnonzero(self.content.features.max(axis=1) >= 0).astype(np.int32)
-            cosines = self.content.cosines(item, others)
+            cosines = self.content.cosines(np.array([item], dtype=np.int32), others)[0]
             cosines[others == item] = 0.0
             best = np.argsort(-cosines, kind="stable")[:MAX_FOUND]
             best = best[cosines[best] > 0]
