@@ -127,7 +127,7 @@ class Load:
     """Answers other than 2xx and 3xx, and broken connections."""
 
 
-def load(server: Server, core: int, paths: Sequence[str], seconds: float, scratch: Path) -> Load:
+def load(server: Server, core: int, paths: Sequence[str], seconds: int, scratch: Path) -> Load:
     """Ask for `seconds`, `CONNECTIONS` at a time.
 
     Raises:
@@ -136,7 +136,7 @@ def load(server: Server, core: int, paths: Sequence[str], seconds: float, scratc
     listed, script = scratch / "paths.txt", scratch / "wrk.lua"
     listed.write_text("\n".join(paths) + "\n")
     script.write_text(WRK_SCRIPT % listed)
-    command = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", str(script)]
+    command = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script)]
     run = subprocess.run([*command, f"http://127.0.0.1:{server.port}"], capture_output=True, text=True, check=False)
     found = re.search(r"^RESULT (\S+) (\S+) (\S+) (\d+)$", run.stdout, re.MULTILINE)
     if found is None:

@@ -33,7 +33,7 @@ REQUESTS: Final = 20_000
 REQUESTS_BY_SURFACE: Final = 2_000
 EVENTS: Final = 5_000
 """That each service is told before it is measured, 1,000 at a time."""
-WARM_UP_SECONDS: Final = 3.0
+WARM_UP_SECONDS: Final = 3
 MIXED: Final = "/recommend, surfaces mixed"
 CONSTANT: Final = "constant FastAPI route"
 DECLARED: Final = "constant FastAPI route, return type declared"
@@ -57,7 +57,7 @@ class Route:
     """None for what is no bundle's."""
     server: Server
     paths: Sequence[str]
-    seconds: float
+    seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def tell(server: Server, events: Sequence[dict[str, Any]]) -> None:
             raise UserError(f"/events answers {status}")
 
 
-def measure(bundles: Mapping[int, Path], questions: Questions, seconds: float, rounds: int) -> Measured:
+def measure(bundles: Mapping[int, Path], questions: Questions, seconds: int, rounds: int) -> Measured:
     """Serve every bundle and the constant route at once, and ask one after the other."""
     cores = pick_cores()
     with ExitStack() as stack:
@@ -121,7 +121,7 @@ def measure(bundles: Mapping[int, Path], questions: Questions, seconds: float, r
             Route(CONSTANT, None, plain, ["/recommend"], seconds),
             Route(DECLARED, None, plain, ["/declared"], seconds),
             *(
-                Route(surface, phase, server, paths, max(1.0, seconds / 5))
+                Route(surface, phase, server, paths, max(1, seconds // 5))
                 for surface, paths in questions.by_surface.items()
                 for phase, server in servers.items()
             ),
@@ -224,7 +224,7 @@ def main() -> None:
     """Measure, print, write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each run; a fifth for a single surface")
+    parser.add_argument("--seconds", type=int, default=10, help="of each run; a fifth for a single surface")
     parser.add_argument("--rounds", type=int, default=3, help="in each of which every route is measured once")
     parser.add_argument("--trial", action="store_true", help="print only: reports/ stays as it is")
     arguments = parser.parse_args()
@@ -235,7 +235,8 @@ def main() -> None:
     for table in found:
         show(table)
     if not arguments.trial:
-        print(f"\nwritten: {write_report('serve', 'make bench-serve', found)}")
+        command = f"python -m benchmarks.serve --seconds {arguments.seconds} --rounds {arguments.rounds}"
+        print(f"\nwritten: {write_report('serve', command, found)}")
 
 
 if __name__ == "__main__":

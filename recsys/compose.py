@@ -5,8 +5,9 @@ So the serving stack of a surface reads as one expression, and a bundle stores i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import ClassVar, Final, Self
 
 import numpy as np
@@ -28,17 +29,13 @@ SURE: Final = 0.95
 """From this share on the prior is not asked: it would change next to nothing."""
 
 
-_Answer = tuple[Ranking, float]
-"""What a model says, and its weight."""
-
-
 @dataclass(frozen=True)
 class Blend:
     """The weighted sum of several models' scores, each divided by its own best score of this query.
 
     An item that a model does not return among its `depth` counts nothing from it. The item's source and `because` are
     those of the model that contributed most. The content model, which costs most, is asked only where an item of its own
-    could still enter: where its weight exceeds what the last of `depth` items has from the models before it.
+    could still enter: where its weight exceeds what the last of `depth` items has from the others.
     """
 
     kind: ClassVar[str] = "blend"
@@ -51,30 +48,25 @@ class Blend:
 
     def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
         """See `Model`."""
-        answers = self._answers(query, max(k, self.depth), eligible)
-        if not answers:
+        depth = max(k, self.depth)
+        parts = [part for part in zip(self.models, self.weights, strict=True) if part[1] > 0]
+        answers = _ask([part for part in parts if not isinstance(part[0], ContentModel)], query, depth, eligible)
+        entries = _sum(answers)
+        certain = entries.last_of(depth)
+        costly = [part for part in parts if isinstance(part[0], ContentModel) and part[1] >= certain]
+        more = _ask(costly, query, depth, eligible)
+        if more:
+            answers = answers + more
+            entries = _sum(answers)
+        best = top_k(entries.items, entries.totals, k)
+        if len(best) == 0:
             return EMPTY_RANKING
-        items, totals, leading = _sum(answers)
-        best = top_k(items, totals, k)
-        offsets = np.cumsum([0, *(len(answer) for answer, _ in answers)])
-        which = np.searchsorted(offsets, leading[best], side="right") - 1
-        because = np.concatenate([answer.because for answer, _ in answers])[leading[best]]
-        sources = tuple(
-            answers[model][0].sources[place - offsets[model]]
-            for model, place in zip(which.tolist(), leading[best].tolist(), strict=True)
+        leading = entries.leading[best]
+        sources = tuple(chain.from_iterable(answer.sources for answer, _ in answers))
+        because = np.concatenate([answer.because for answer, _ in answers])[leading]
+        return Ranking(
+            entries.items[best], entries.totals[best], tuple(map(sources.__getitem__, leading.tolist())), because
         )
-        return Ranking(items[best], totals[best], sources, because)
-
-    def _answers(self, query: Query, depth: int, eligible: Mask) -> list[_Answer]:
-        """What the models say, each with its weight."""
-        answers: list[_Answer] = []
-        for model, weight in zip(self.models, self.weights, strict=True):
-            if weight <= 0 or (isinstance(model, ContentModel) and weight < _last_total(answers, depth)):
-                continue
-            answer = model.recommend(query, depth, eligible)
-            if len(answer):
-                answers.append((answer, weight))
-        return answers
 
     def state(self) -> ModelState:
         """See `Model`."""
@@ -86,23 +78,42 @@ class Blend:
         return cls(state.parts, tuple(state.params["weights"]), state.params["depth"], state.params["name"])
 
 
-def _sum(answers: Sequence[_Answer]) -> tuple[ItemArray, ScoreArray, NDArray[np.intp]]:
-    """The different items `(u,)`, ascending, their totals, and for each the place of its largest entry among all entries."""
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """What several models say together."""
+
+    items: ItemArray
+    """`(u,)` int32, different, ascending."""
+    totals: ScoreArray
+    """`(u,)` float32."""
+    leading: NDArray[np.intp]
+    """`(u,)`: the place of each item's largest entry among those of all models, one model after the other."""
+
+    def last_of(self, depth: int) -> float:
+        """What the last of the `depth` best items has; 0 where there are fewer."""
+        if len(self.totals) < depth:
+            return 0.0
+        return float(np.partition(self.totals, -depth)[-depth])
+
+
+def _ask(parts: Iterable[tuple[Model, float]], query: Query, depth: int, eligible: Mask) -> list[tuple[Ranking, float]]:
+    """What the models say that say anything, each with its weight."""
+    answers = [(model.recommend(query, depth, eligible), weight) for model, weight in parts]
+    return [(answer, weight) for answer, weight in answers if len(answer)]
+
+
+def _sum(answers: Sequence[tuple[Ranking, float]]) -> _Entries:
+    """The items of all answers, each with the weighted sum of its normalised scores."""
+    if not answers:
+        nothing = EMPTY_RANKING
+        return _Entries(nothing.items, nothing.scores, np.empty(0, dtype=np.intp))
     items = np.concatenate([answer.items for answer, _ in answers])
     scores = np.concatenate([_normalised(answer.scores) * np.float32(weight) for answer, weight in answers])
     # Entries of one item side by side, the largest first.
     order = np.lexsort((-scores, items))
     items, scores = items[order], scores[order]
     starts = np.flatnonzero(np.diff(items, prepend=-1))
-    return items[starts], np.add.reduceat(scores, starts), order[starts]
-
-
-def _last_total(answers: Sequence[_Answer], depth: int) -> float:
-    """What the last of the `depth` best items has; 0 where there are fewer."""
-    if sum(len(answer) for answer, _ in answers) < depth:
-        return 0.0
-    _, totals, _ = _sum(answers)
-    return float(np.partition(totals, -depth)[-depth]) if len(totals) >= depth else 0.0
+    return _Entries(items[starts], np.add.reduceat(scores, starts), order[starts])
 
 
 def _normalised(scores: ScoreArray) -> ScoreArray:

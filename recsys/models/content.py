@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from recsys.content import FeatureEncoder, ItemContent
 from recsys.ids import HashIndex
-from recsys.models.selection import rank, strongest_items
+from recsys.models.selection import first_eligible, rank, strongest_items
 from recsys.ranking import EMPTY_RANKING, NO_ITEM, History, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray
 
 MATCH_SCALE: Final = 50.0
@@ -135,7 +135,7 @@ class ContentModel:
         """At most n: the newest items have half of the places."""
         newest = self.newest[self.newest != NO_ITEM]
         newest = newest[eligible[newest]][: (n + 1) // 2]
-        return np.concatenate([newest, self.order[eligible[self.order]][: n - len(newest)]])
+        return np.concatenate([newest, self.order[first_eligible(self.order, n - len(newest), eligible)]])
 
     def profile(self, history: History) -> Profile:
         """The features of what is known of a shopper; `history` is not empty."""

@@ -41,7 +41,7 @@ class RegionalModel:
         ranking = self.model.recommend(query, max(k, self.depth) if k > 0 else 0, eligible)
         scores = ranking.scores * np.exp(np.float32(self.weight) * self._logs(query.region, ranking.items))
         best = top_k(ranking.items, scores, k)
-        sources = tuple(ranking.sources[place] for place in best.tolist())
+        sources = tuple(map(ranking.sources.__getitem__, best.tolist()))
         return Ranking(ranking.items[best], scores[best], sources, ranking.because[best])
 
     def _logs(self, region: int, wanted: ItemArray) -> ScoreArray:

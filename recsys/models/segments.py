@@ -40,7 +40,7 @@ class SegmentModel:
         lifts = np.where(self.items[place] == ranking.items, self.lifts[segments].sum(axis=0)[place], np.float32(0.0))
         scores = np.asarray(ranking.scores * np.exp(np.float32(self.weight) * lifts), dtype=np.float32)
         best = top_k(ranking.items, scores, k)
-        sources = tuple(ranking.sources[position] for position in best.tolist())
+        sources = tuple(map(ranking.sources.__getitem__, best.tolist()))
         return Ranking(ranking.items[best], scores[best], sources, ranking.because[best])
 
     def state(self) -> ModelState:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.ranking import EMPTY_RANKING, NO_ITEM, History, ItemArray, Mask, Ranking, ScoreArray, top_k
+from recsys.ranking import NO_ITEM, History, ItemArray, Mask, Ranking, ScoreArray, top_k
 
 
 class _Scratch(threading.local):
@@ -73,13 +73,8 @@ def rank(name: str, items: ItemArray, scores: ScoreArray, k: int, because: ItemA
     return Ranking(items[best], scores[best], (name,) * len(best), reasons)
 
 
-def walk(name: str, order: ItemArray, scores: ScoreArray, k: int, eligible: Mask) -> Ranking:
-    """The first k eligible items of a fixed order; looks only as deep as it must.
-
-    `order` `(n,)` int32, best first; `scores` `(n,)` float32 parallel to it.
-    """
-    if k <= 0 or len(order) == 0:
-        return EMPTY_RANKING
+def first_eligible(order: ItemArray, k: int, eligible: Mask) -> NDArray[np.intp]:
+    """Positions of the first k eligible items of `order` `(n,)`, ascending; looks only as deep as it must."""
     found: list[NDArray[np.intp]] = []
     missing, start, step = k, 0, 8 * k
     while missing > 0 and start < len(order):
@@ -88,7 +83,15 @@ def walk(name: str, order: ItemArray, scores: ScoreArray, k: int, eligible: Mask
         missing -= len(part)
         start += step
         step *= 4
-    positions = np.concatenate(found)
+    return np.concatenate(found) if found else np.empty(0, dtype=np.intp)
+
+
+def walk(name: str, order: ItemArray, scores: ScoreArray, k: int, eligible: Mask) -> Ranking:
+    """The first k eligible items of a fixed order.
+
+    `order` `(n,)` int32, best first; `scores` `(n,)` float32 parallel to it.
+    """
+    positions = first_eligible(order, k, eligible)
     items = order[positions]
     return Ranking(items, scores[positions], (name,) * len(items), np.full(len(items), NO_ITEM, dtype=np.int32))
 
