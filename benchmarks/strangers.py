@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import track
 
 from recsys import phase1, phase2
-from recsys.dataset import SECONDS_PER_DAY, Dataset, load_dataset
-from recsys.evaluation.evaluate import DEPTH, bootstrap_means, target_event
+from recsys.dataset import SECONDS_PER_DAY, Dataset, load_dataset, target_event
+from recsys.evaluation.evaluate import DEPTH, bootstrap_means
 from recsys.evaluation.metrics import METRICS, PRIMARY, relevant_ranks
 from recsys.evaluation.split import Window, split
 from recsys.models.fit.popularity import PopularityRecommender

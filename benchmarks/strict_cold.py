@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.progress import track
 from scipy import sparse
 
-from recsys.dataset import Dataset, Events, Histories
+from recsys.dataset import Dataset, Events, Histories, target_event
 from recsys.errors import UserError
-from recsys.evaluation.evaluate import DEPTH, bootstrap_means, target_event
+from recsys.evaluation.evaluate import DEPTH, bootstrap_means
 from recsys.evaluation.metrics import K, Metric, relevant_ranks
 from recsys.evaluation.split import Window
 from recsys.models.content import ContentModel

@@ -26,7 +26,12 @@ app = typer.Typer(
 console = Console(stderr=False)
 
 DataDir = Annotated[Path, typer.Option("--data-dir", envvar="RECSYS_DATA_DIR", help="Where this shop's files live.")]
-Phase = Annotated[int, typer.Option(min=1, max=2, help="1: collaborative filtering; 2: and content, for new items.")]
+Phase = Annotated[
+    int,
+    typer.Option(
+        min=1, max=3, help="1: collaborative filtering; 2: and content, for new items; 3: the ensemble, with a ranker."
+    ),
+]
 DEFAULT_DATA_DIR = Path("data")
 
 

@@ -20,6 +20,7 @@ from recsys.models.frequency import FrequencyModel
 from recsys.models.item_item import ItemItemModel
 from recsys.models.popularity import CategoryPopularityModel, OrderModel
 from recsys.models.random import RandomModel
+from recsys.models.ranker import RankerModel
 from recsys.models.regional import RegionalModel
 from recsys.models.segments import SegmentModel
 from recsys.models.session_knn import SessionKNNModel
@@ -161,6 +162,40 @@ class Shrinkage:
 
 
 @dataclass(frozen=True)
+class Confident:
+    """What a model is sure enough of, and nothing else: in a `Fallback` the simple answer keeps the other places.
+
+    A model that claims no chances is never sure.
+    """
+
+    kind: ClassVar[str] = "confident"
+    model: Model
+    threshold: float
+    """A chance below it is not enough."""
+
+    @property
+    def name(self) -> str:
+        """That of the model."""
+        return self.model.name
+
+    def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
+        """See `Model`."""
+        ranking = self.model.recommend(query, k, eligible)
+        if ranking.chances is None:
+            return EMPTY_RANKING
+        return ranking.take(np.flatnonzero(ranking.chances >= self.threshold))
+
+    def state(self) -> ModelState:
+        """See `Model`."""
+        return ModelState({"threshold": self.threshold}, parts=(self.model,))
+
+    @classmethod
+    def from_state(cls, state: ModelState) -> Self:
+        """See `Model`."""
+        return cls(state.parts[0], state.params["threshold"])
+
+
+@dataclass(frozen=True)
 class Fallback:
     """The first model's answer, filled up to k from the next ones, which are asked only when they are needed.
 
@@ -207,7 +242,17 @@ def _append(first: Ranking, then: Ranking) -> Ranking:
         np.concatenate([first.scores, scaled]).astype(np.float32),
         first.sources + then.sources,
         np.concatenate([first.because, then.because]),
+        _join_chances(first, then),
     )
+
+
+def _join_chances(first: Ranking, then: Ranking) -> ScoreArray | None:
+    if first.chances is None and then.chances is None:
+        return None
+    parts = [
+        np.full(len(one), np.nan, dtype=np.float32) if one.chances is None else one.chances for one in (first, then)
+    ]
+    return np.concatenate(parts)
 
 
 MODELS: Final[dict[str, type[Model]]] = {
@@ -216,6 +261,7 @@ MODELS: Final[dict[str, type[Model]]] = {
         ALSModel,
         Blend,
         CategoryPopularityModel,
+        Confident,
         ContentModel,
         ContentNeighboursModel,
         Fallback,
@@ -223,6 +269,7 @@ MODELS: Final[dict[str, type[Model]]] = {
         ItemItemModel,
         OrderModel,
         RandomModel,
+        RankerModel,
         RegionalModel,
         SegmentModel,
         Shrinkage,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys.errors import UserError
-from recsys.events import EVENT_CODE
+from recsys.events import EVENT_CODE, EventType
 from recsys.ranking import History, ItemArray
 from recsys.tables import INTERACTIONS, ITEMS, USERS, Table
 
@@ -195,6 +195,12 @@ class Dataset:
     def until(self) -> int:
         """Unix second just after the last event, 0 without any."""
         return int(self.events.second[-1]) + 1 if len(self.events) else 0
+
+
+def target_event(dataset: Dataset) -> int:
+    """Code of the strongest event type that the data has: what a recommendation is meant to lead to."""
+    present = np.unique(dataset.events.event_type)
+    return int(present.max()) if len(present) else EVENT_CODE[EventType.PURCHASE]
 
 
 class Histories:

@@ -87,13 +87,21 @@ class Ranking:
     """Name of the model that put each item there, n of them."""
     because: ItemArray
     """`(n,)` int32: the item (of the history, cart or page) that speaks most for it, or `NO_ITEM`."""
+    chances: ScoreArray | None = None
+    """`(n,)` float32: the calibrated probability that the shopper buys it, NaN where none is claimed; None for none at all."""
 
     def __len__(self) -> int:
         return len(self.items)
 
     def top(self, k: int) -> Ranking:
         """The first k."""
-        return Ranking(self.items[:k], self.scores[:k], self.sources[:k], self.because[:k])
+        return self.take(np.arange(min(k, len(self))))
+
+    def take(self, places: NDArray[np.intp]) -> Ranking:
+        """The items at `places`, in that order."""
+        sources = tuple(map(self.sources.__getitem__, places.tolist()))
+        chances = None if self.chances is None else self.chances[places]
+        return Ranking(self.items[places], self.scores[places], sources, self.because[places], chances)
 
 
 EMPTY_RANKING = Ranking(_EMPTY_ITEMS, np.empty(0, dtype=np.float32), (), _EMPTY_ITEMS)

@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recsys.dataset import Dataset, Histories
+from recsys.dataset import Dataset, Histories, target_event
 from recsys.evaluation.metrics import METRICS, PRIMARY, K, relevant_ranks
 from recsys.evaluation.split import Window
-from recsys.events import EVENT_CODE, EventType, Surface
+from recsys.events import Surface
 from recsys.ranking import NO_ITEM, History, ItemArray, Mask, Model, Query
 
 DEPTH: Final = 5 * K
@@ -69,12 +69,6 @@ class Task:
     """`(n_items,)` bool: items with any event before the window."""
     head: Mask
     """`(n_items,)` bool: see `HEAD_SHARE`."""
-
-
-def target_event(dataset: Dataset) -> int:
-    """Code of the strongest event type that the data has: what a recommendation is meant to lead to."""
-    present = np.unique(dataset.events.event_type)
-    return int(present.max()) if len(present) else EVENT_CODE[EventType.PURCHASE]
 
 
 def make_task(dataset: Dataset, window: Window) -> Task:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from recsys.content import FeatureEncoder, ItemContent
 from recsys.ids import HashIndex
+from recsys.models.layers import Layer, Scaler
 from recsys.models.selection import first_eligible, rank, strongest_items
 from recsys.ranking import EMPTY_RANKING, NO_ITEM, History, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray
 
@@ -23,38 +24,7 @@ MATCH_SCALE: Final = 50.0
 """Matches are cosines' parts, mostly below 0.02: so much larger, their logarithm tells them apart."""
 MAX_REASONS: Final = 50
 """The item that speaks most for another is looked for among so many of the history's strongest."""
-MAX_SCALED: Final = 4.0
 _NOTHING: Final = 1e-9
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """`x @ weights + bias`."""
-
-    weights: NDArray[np.float32]
-    """`(inputs, outputs)` float32."""
-    bias: NDArray[np.float32]
-    """`(outputs,)` float32."""
-
-    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`(n, inputs)` in, `(n, outputs)` out."""
-        return x @ self.weights + self.bias
-
-
-@dataclass(frozen=True, slots=True)
-class Scaler:
-    """Inputs on one scale."""
-
-    mean: NDArray[np.float32]
-    """`(inputs,)` float32."""
-    scale: NDArray[np.float32]
-    """`(inputs,)` float32: standard deviations."""
-
-    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`(n, inputs)` in and out; what is missing, NaN, is average, and nothing lies further off than `MAX_SCALED`."""
-        scaled = (x - self.mean) / self.scale
-        np.nan_to_num(scaled, copy=False)
-        return np.clip(scaled, -MAX_SCALED, MAX_SCALED, out=scaled)
 
 
 @dataclass(frozen=True, slots=True)

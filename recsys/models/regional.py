@@ -36,16 +36,20 @@ class RegionalModel:
 
     def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
         """See `Model`."""
-        if not 0 <= query.region < len(self.offsets) - 1:
+        if not self.knows(query.region):
             return self.model.recommend(query, k, eligible)
         ranking = self.model.recommend(query, max(k, self.depth) if k > 0 else 0, eligible)
-        scores = ranking.scores * np.exp(np.float32(self.weight) * self._logs(query.region, ranking.items))
+        scores = ranking.scores * np.exp(np.float32(self.weight) * self.log_demand(query.region, ranking.items))
         best = top_k(ranking.items, scores, k)
         sources = tuple(map(ranking.sources.__getitem__, best.tolist()))
         return Ranking(ranking.items[best], scores[best], sources, ranking.because[best])
 
-    def _logs(self, region: int, wanted: ItemArray) -> ScoreArray:
-        """`(m,)` float32 for the items `wanted` `(m,)`."""
+    def knows(self, region: int) -> bool:
+        """Whether `region` is one that it was fitted with."""
+        return 0 <= region < len(self.offsets) - 1
+
+    def log_demand(self, region: int, wanted: ItemArray) -> ScoreArray:
+        """`(m,)` float32: log of how wanted the items `wanted` `(m,)` are in a known region."""
         part = slice(int(self.offsets[region]), int(self.offsets[region + 1]))
         items, logs = self.items[part], self.logs[part]
         if len(items) == 0:

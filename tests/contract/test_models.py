@@ -26,6 +26,7 @@ from recsys.models.fit.popularity import (
     RandomRecommender,
     TrendingRecommender,
 )
+from recsys.models.fit.ranker import RankerRecommender, SourcePlan
 from recsys.models.fit.regional import RegionalRecommender
 from recsys.models.fit.segments import SegmentRecommender
 from recsys.models.fit.session_knn import SessionKNNRecommender
@@ -87,6 +88,10 @@ def similar_content() -> Model:
 
 QUICK_CONTENT = ContentRecommender(epochs=60, snapshots=3, window_days=7.0, folds=3)
 
+QUICK_RANKER = RankerRecommender(
+    (SourcePlan(FrequencyRecommender(), 20, 20), SourcePlan(CosineRecommender(), 20, 40)), window_days=7.0, hidden=(8,)
+)
+
 
 BUILDERS: dict[str, Callable[[], Model]] = {
     "random": lambda: fitted(RandomRecommender()),
@@ -109,6 +114,7 @@ BUILDERS: dict[str, Callable[[], Model]] = {
     "shrinkage": lambda: shrinkage(),
     "blend": blend,
     "similar_content": lambda: similar_content(),
+    "ranker": lambda: fitted(QUICK_RANKER),
     **{
         f"phase{number} {surface}": lambda number=number, surface=surface: phase(number)[surface]  # type: ignore[misc]
         for number in PHASES

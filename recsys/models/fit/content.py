@@ -18,19 +18,16 @@ from scipy import sparse
 from torch import nn
 
 from recsys.dataset import SECONDS_PER_DAY, Dataset
-from recsys.models.content import MATCH_SCALE, MAX_SCALED, ContentModel, Layer, Scaler, demand_inputs
+from recsys.models.content import MATCH_SCALE, ContentModel, demand_inputs
 from recsys.models.fit.features import ItemFeatures, fit_features
+from recsys.models.fit.layers import device, fit_scaler, to_layer
 from recsys.models.fit.matrix import event_weights, unknown_share
 from recsys.models.fit.popularity import item_scores
+from recsys.models.layers import MAX_SCALED, Scaler
 from recsys.ranking import NO_ITEM
 
 MAX_ITEMS: Final = 300
 """Different items of a history that are read, the strongest."""
-
-
-def device() -> torch.device:
-    """CUDA where present, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,7 @@ class ContentRecommender:
         network.eval()
         scaler, match_scaler = network.scaler, network.match_scaler()
         alone, match, middle, output = (
-            _layer(part) for part in (network.alone, network.match, network.middle, network.output)
+            to_layer(part) for part in (network.alone, network.match, network.middle, network.output)
         )
         hidden = alone(scaler(inputs))
         # For somebody of whom every match is average.
@@ -282,7 +279,7 @@ class Network(nn.Module):
         self.features = torch.from_numpy(features).to(where)
         self.weights = torch.from_numpy(found.weights).to(where)
         self.starts = torch.from_numpy(found.encoder.starts.astype(np.int64)).to(where)
-        self.scaler = _fit_scaler(demand)
+        self.scaler = fit_scaler(demand)
         n_matches = len(blocks) * len(settings.half_lives) + 1
         self.match_mean = torch.zeros(n_matches, device=where)
         self.match_scale = torch.zeros(n_matches, device=where)
@@ -351,22 +348,7 @@ class Network(nn.Module):
         return Scaler(self.match_mean.cpu().numpy(), scale.cpu().numpy())
 
 
-def _fit_scaler(inputs: NDArray[np.float32]) -> Scaler:
-    """Over `inputs` `(n, inputs)`; NaN is left out, a column of nothing else becomes 0."""
-    known = ~np.isnan(inputs)
-    counts = np.maximum(known.sum(axis=0), 1)
-    mean = np.where(known, inputs, 0.0).sum(axis=0) / counts
-    variance = np.where(known, (inputs - mean) ** 2, 0.0).sum(axis=0) / counts
-    return Scaler(mean.astype(np.float32), (np.sqrt(variance) + 1e-3).astype(np.float32))
-
-
 def _scaled(profile: sparse.csr_matrix) -> sparse.csr_matrix:
     """Rows of length 1."""
     length = np.sqrt(np.asarray(profile.multiply(profile).sum(axis=1)).ravel())
     return sparse.csr_matrix(sparse.diags_array((1.0 / np.maximum(length, 1e-9)).astype(np.float32)) @ profile)
-
-
-@torch.no_grad()
-def _layer(part: nn.Linear) -> Layer:
-    bias = np.zeros(part.out_features, dtype=np.float32) if part.bias is None else part.bias.cpu().numpy()
-    return Layer(np.ascontiguousarray(part.weight.T.cpu().numpy()), bias)

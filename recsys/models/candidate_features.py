@@ -1,0 +1,164 @@
+"""What a ranker reads of a candidate: one row of numbers for each, the same at training and at serving.
+
+Everything comes from the query, from the sources that proposed the candidate, and from facts about items that were fitted
+before the query's time: a feature cannot know the future, whoever asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.ranking import PURCHASE, History, ItemArray, Query, Ranking
+
+NEVER: Final = 1_000.0
+"""Days since what never happened."""
+HALF_LIVES: Final = (20.0, 90.0)
+"""Days: what is recent and what lasts."""
+WINDOWS: Final = (14.0, 45.0, 120.0)
+"""Days in which own purchases of an item are counted."""
+MIN_OBSERVED_DAYS: Final = 15.0
+"""A rate of purchases is over at least so long: one purchase of yesterday is no daily habit."""
+
+Columns = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFacts:
+    """What is known of items, whoever asks."""
+
+    names: tuple[str, ...]
+    values: NDArray[np.float32]
+    """`(n_items, len(names))` float32; NaN where unknown."""
+    group_names: tuple[str, ...]
+    groups: NDArray[np.int32]
+    """`(len(group_names), n_items)` int32 codes, -1 where unknown: the categories, the brands."""
+    log_price: NDArray[np.float32]
+    """`(n_items,)` float32, NaN where unknown."""
+
+
+def describe(query: Query, candidates: ItemArray, answers: Sequence[tuple[str, Ranking]], facts: ItemFacts) -> Columns:
+    """Features of `candidates` `(m,)`, ascending and different: named columns, each `(m,)` float32.
+
+    `answers` are the sources' rankings by name; what they name beyond the candidates is not read.
+    """
+    m, bought = len(candidates), query.history.of_type(PURCHASE)
+    columns = _sources(candidates, answers)
+    columns |= _own(bought, candidates)
+    columns |= {f"item_{name}": facts.values[candidates, place] for place, name in enumerate(facts.names)}
+    for name, codes in zip(facts.group_names, facts.groups, strict=True):
+        columns |= _group(name, codes, bought, candidates)
+    columns |= _price(facts.log_price, bought, candidates)
+    columns |= _looked_at(query, candidates)
+    return columns | {name: np.full(m, value, np.float32) for name, value in _shopper(query.history, bought).items()}
+
+
+def _sources(candidates: ItemArray, answers: Sequence[tuple[str, Ranking]]) -> Columns:
+    """Each source's score, as it is and as a share of its best, and its reciprocal rank; 0 where it did not name it."""
+    columns: Columns = {}
+    for name, answer in answers:
+        score, share, rank = np.zeros((3, len(candidates)), dtype=np.float32)
+        if len(answer) and len(candidates):
+            place = np.minimum(candidates.searchsorted(answer.items), len(candidates) - 1)
+            named = np.flatnonzero(candidates[place] == answer.items)
+            place, best = place[named], float(answer.scores[0])
+            score[place] = answer.scores[named]
+            share[place] = score[place] / best if best > 0 else 0.0
+            rank[place] = 1.0 / (named + 1.0)
+        columns |= {f"{name}_score": score, f"{name}_share": share, f"{name}_rank": rank}
+    return columns
+
+
+def _own(bought: History, candidates: ItemArray) -> Columns:
+    """Own purchases of the candidate itself."""
+    items, inverse = np.unique(bought.items, return_inverse=True)
+    n = len(items)
+    # Latest first within each item.
+    order = np.lexsort((bought.age_days, inverse))
+    ages, which = bought.age_days[order], inverse[order]
+    starts = np.searchsorted(which, np.arange(n))
+    counts = np.diff(starts, append=len(which))
+    first = ages[starts + counts - 1]
+    values: dict[str, NDArray[np.floating] | NDArray[np.integer]] = {"own_n": counts}
+    for nth in range(3):
+        past = np.full(n, NEVER)
+        past[counts > nth] = ages[starts[counts > nth] + nth]
+        values[f"own_age_{nth + 1}"] = past
+    last = values["own_age_1"]
+    gap = np.where(counts > 1, (first - last) / np.maximum(counts - 1, 1), NEVER)
+    values |= {"own_first_age": first, "own_gap": gap, "own_due": last / np.maximum(gap, 1.0)}
+    values |= {f"own_n_{days:g}": np.bincount(which, ages <= days, minlength=n) for days in WINDOWS}
+    values |= {f"own_recent_{days:g}": np.bincount(which, np.exp2(-ages / days), minlength=n) for days in HALF_LIVES}
+    values["own_rate"] = counts / np.maximum(first, MIN_OBSERVED_DAYS)
+    trips = _trips(bought)
+    values["own_trips_since"] = np.searchsorted(trips, last)
+    values["own_per_trip"] = values[f"own_n_{WINDOWS[-1]:g}"] / max(1, int((trips <= WINDOWS[-1]).sum()))
+    found = items.searchsorted(candidates)
+    known = np.flatnonzero(items[np.minimum(found, n - 1)] == candidates) if n else np.empty(0, dtype=np.intp)
+    columns: Columns = {}
+    for name, column in values.items():
+        is_past = name in ("own_first_age", "own_gap", "own_due") or name.startswith("own_age")
+        columns[name] = np.full(len(candidates), NEVER if is_past else 0.0, dtype=np.float32)
+        columns[name][known] = column[found[known]]
+    return columns
+
+
+def _trips(bought: History) -> NDArray[np.float32]:
+    """Ages in whole days, ascending, of the days on which the shopper bought anything."""
+    return np.unique(np.floor(bought.age_days))
+
+
+def _group(name: str, codes: NDArray[np.int32], bought: History, candidates: ItemArray) -> Columns:
+    """Own purchases of the candidate's category or brand. The unknown code, -1, is a group of its own, the last."""
+    n = int(codes.max(initial=-1)) + 2
+    history, asked = codes[bought.items] % n, codes[candidates] % n
+    last = np.full(n, NEVER, dtype=np.float32)
+    np.minimum.at(last, history, bought.age_days)
+    columns: Columns = {f"{name}_age": last[asked]}
+    for days in HALF_LIVES:
+        counts = np.bincount(history, np.exp2(-bought.age_days / days), minlength=n)
+        columns[f"{name}_recent_{days:g}"] = counts[asked].astype(np.float32)
+    different = np.bincount(codes[np.unique(bought.items)] % n, minlength=n)
+    columns[f"{name}_items"] = different[asked].astype(np.float32)
+    return columns
+
+
+def _price(log_price: NDArray[np.float32], bought: History, candidates: ItemArray) -> Columns:
+    """How the candidate's price lies to what the shopper usually pays."""
+    paid = log_price[bought.items]
+    paid = paid[~np.isnan(paid)]
+    usual = np.float32(paid.mean()) if len(paid) else np.float32(np.nan)
+    return {"price_to_usual": log_price[candidates] - usual}
+
+
+def _looked_at(query: Query, candidates: ItemArray) -> Columns:
+    """What the shopper did with the candidate short of buying it."""
+    looked = query.history.event_types != PURCHASE
+    items, ages = query.history.items[looked], query.history.age_days[looked]
+    last = np.full(len(candidates), NEVER, dtype=np.float32)
+    count = np.zeros(len(candidates), dtype=np.float32)
+    if len(items) and len(candidates):
+        place = np.minimum(candidates.searchsorted(items), len(candidates) - 1)
+        named = candidates[place] == items
+        np.minimum.at(last, place[named], ages[named])
+        np.add.at(count, place[named], 1.0)
+    session = np.isin(candidates, query.session_items).astype(np.float32)
+    return {"looked_age": last, "looked_n": count, "in_session": session}
+
+
+def _shopper(history: History, bought: History) -> dict[str, float]:
+    """What is the same for every candidate."""
+    different, trips = len(np.unique(bought.items)), _trips(bought)
+    return {
+        "shopper_n": len(history),
+        "shopper_n_45": int((bought.age_days <= 45.0).sum()),
+        "shopper_last_age": float(history.age_days.min(initial=NEVER)),
+        "shopper_different": different,
+        "shopper_repeats": 1.0 - different / max(1, len(bought)),
+        "shopper_trips": len(trips),
+        "shopper_trip_gap": float(trips[-1] - trips[0]) / (len(trips) - 1) if len(trips) > 1 else NEVER,
+    }

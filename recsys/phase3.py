@@ -1,0 +1,89 @@
+"""Phase 3: the ensemble. Candidates of every source that earns its place, and a ranker that has learnt from past windows.
+
+Home is the ranker's answer where anything is known of the shopper, filled up with phase 2's; who is not known gets phase 2's.
+The other surfaces are those of phase 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import optuna
+
+from recsys import phase2
+from recsys.compose import Confident, Fallback
+from recsys.events import Surface
+from recsys.models.fit.frequency import FrequencyRecommender
+from recsys.models.fit.item_item import LocalRidgeRecommender
+from recsys.models.fit.popularity import NewArrivalsRecommender, PopularityRecommender, TrendingRecommender
+from recsys.models.fit.ranker import RankerRecommender, SourcePlan
+from recsys.models.ranker import RankerModel
+from recsys.phase1 import Surfaces, Workshop, baselines
+from recsys.phase2 import Phase2Config, objective
+from recsys.ranking import Model
+
+NAME: Final = "phase3"
+
+__all__ = ["DEFAULT", "NAME", "Phase3Config", "Workshop", "baselines", "build_surfaces", "home", "objective", "rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase3Config(Phase2Config):
+    """Phase 2's, and the ranker's."""
+
+    threshold: float = 0.01
+    """A chance of a purchase below which the ranker leaves a place to phase 2."""
+    value_weight: float = 0.0
+    """What home is ranked by: 0 purchases, 1 expected revenue; see `RankerModel`. Not searched: it is the shop's choice."""
+
+
+DEFAULT: Final = Phase3Config()
+
+
+def default_params() -> dict[str, Any]:
+    """`DEFAULT` as the first trial of a search."""
+    return {"threshold": DEFAULT.threshold}
+
+
+def suggest(trial: optuna.Trial) -> Phase3Config:
+    """The search space: how sure the ranker must be. What else there is the ranker has learnt."""
+    return Phase3Config(threshold=trial.suggest_float("threshold", 0.0, 0.2))
+
+
+def ranker() -> RankerRecommender:
+    """The ranker with its sources, none of which needs a search: the ranker weighs them."""
+    return RankerRecommender(
+        sources=(
+            SourcePlan(FrequencyRecommender(DEFAULT.frequency_half_life_days), depth=300, reads=300),
+            SourcePlan(LocalRidgeRecommender(half_life_days=DEFAULT.ridge_half_life_days), depth=400, reads=2_000),
+            SourcePlan(PopularityRecommender(), depth=200, reads=200),
+            SourcePlan(TrendingRecommender(), depth=50, reads=50),
+            SourcePlan(NewArrivalsRecommender(), depth=50, reads=50),
+        )
+    )
+
+
+def home(workshop: Workshop, config: Phase3Config) -> Model:
+    """What the ranker is sure enough of, and below it what phase 2 says."""
+    return Fallback((Confident(ranked(workshop, config), config.threshold), phase2.home(workshop, config)), NAME)
+
+
+def ranked(workshop: Workshop, config: Phase3Config) -> RankerModel:
+    """The ranker alone."""
+    model = workshop.fit(ranker())
+    assert isinstance(model, RankerModel)
+    return replace(model, value_weight=config.value_weight)
+
+
+def rows(workshop: Workshop, config: Phase3Config) -> dict[str, Model]:
+    """Every row of the tables: those of phase 2, and the phase."""
+    return {**phase2.rows(workshop, config), "ranker": ranked(workshop, config), NAME: home(workshop, config)}
+
+
+def build_surfaces(workshop: Workshop, config: Phase3Config) -> Surfaces:
+    """Every surface's model."""
+    surfaces, popularity = phase2.build_surfaces(workshop, config)
+    changed: Mapping[Surface, Model] = {Surface.HOME: home(workshop, config)}
+    return {**surfaces, **changed}, popularity
