@@ -56,11 +56,11 @@ def ranker() -> RankerRecommender:
     """The ranker with its sources, none of which needs a search: the ranker weighs them."""
     return RankerRecommender(
         sources=(
-            SourcePlan(FrequencyRecommender(DEFAULT.frequency_half_life_days), depth=300, reads=300),
-            SourcePlan(LocalRidgeRecommender(half_life_days=DEFAULT.ridge_half_life_days), depth=400, reads=2_000),
-            SourcePlan(PopularityRecommender(), depth=200, reads=200),
-            SourcePlan(TrendingRecommender(), depth=50, reads=50),
-            SourcePlan(NewArrivalsRecommender(), depth=50, reads=50),
+            SourcePlan(FrequencyRecommender(DEFAULT.frequency_half_life_days), depth=120, reads=120),
+            SourcePlan(LocalRidgeRecommender(half_life_days=DEFAULT.ridge_half_life_days), depth=150, reads=2_000),
+            SourcePlan(PopularityRecommender(), depth=50, reads=50),
+            SourcePlan(TrendingRecommender(), depth=20, reads=20),
+            SourcePlan(NewArrivalsRecommender(), depth=20, reads=20),
         )
     )
 

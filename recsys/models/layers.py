@@ -43,15 +43,48 @@ class Scaler:
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
-    """Layers with ReLU between them over scaled inputs; one output."""
+class PiecewiseLinear:
+    """Some columns as how far they reach through each of their bins (Gorishniy et al., NeurIPS 2022).
+
+    A network takes steps and bends of a single number from it, which are what trees are good at.
+    """
+
+    columns: NDArray[np.int32]
+    """`(b,)` int32: the column of each bin."""
+    starts: NDArray[np.float32]
+    """`(b,)` float32: where each bin starts; a NaN lies before all of them."""
+    widths: NDArray[np.float32]
+    """`(b,)` float32, above 0."""
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`(n, inputs)` in, `(n, b)` from -1, not reached, to 1, passed, out."""
+        reached = (x[:, self.columns] - self.starts) / self.widths
+        np.nan_to_num(reached, copy=False)
+        return np.clip(reached, 0.0, 1.0, out=reached) * np.float32(2.0) - np.float32(1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a network reads of raw features: logarithms on one scale, then the bins of some."""
 
     scaler: Scaler
+    bins: PiecewiseLinear
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`(n, features)` float32 in, `(n, features + b)` out."""
+        return np.concatenate([self.scaler(symlog(x)), self.bins(x)], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Layers with ReLU between them; one output."""
+
+    inputs: Inputs
     layers: tuple[Layer, ...]
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`(n, inputs)` float32 in, `(n,)` float32 logits out."""
-        hidden = self.scaler(x)
+        """`(n, features)` float32 in, `(n,)` float32 logits out."""
+        hidden = self.inputs(x)
         for layer in self.layers[:-1]:
             hidden = layer(hidden)
             np.maximum(hidden, 0.0, out=hidden)
@@ -59,7 +92,9 @@ class Network:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """For a bundle."""
-        found = {"scaler_mean": self.scaler.mean, "scaler_scale": self.scaler.scale}
+        scaler, bins = self.inputs.scaler, self.inputs.bins
+        found: dict[str, NDArray[Any]] = {"scaler_mean": scaler.mean, "scaler_scale": scaler.scale}
+        found |= {"bin_columns": bins.columns, "bin_starts": bins.starts, "bin_widths": bins.widths}
         for number, layer in enumerate(self.layers):
             found |= {f"layer{number}_weights": layer.weights, f"layer{number}_bias": layer.bias}
         return found
@@ -67,6 +102,12 @@ class Network:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], n_layers: int) -> Self:
         """What `arrays` gave."""
-        scaler = Scaler(arrays["scaler_mean"], arrays["scaler_scale"])
+        bins = PiecewiseLinear(arrays["bin_columns"], arrays["bin_starts"], arrays["bin_widths"])
+        inputs = Inputs(Scaler(arrays["scaler_mean"], arrays["scaler_scale"]), bins)
         numbers = range(n_layers)
-        return cls(scaler, tuple(Layer(arrays[f"layer{n}_weights"], arrays[f"layer{n}_bias"]) for n in numbers))
+        return cls(inputs, tuple(Layer(arrays[f"layer{n}_weights"], arrays[f"layer{n}_bias"]) for n in numbers))
+
+
+def symlog(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logarithms of sizes, signs kept: counts and ages differ by factors."""
+    return np.sign(features) * np.log1p(np.abs(features))

@@ -106,7 +106,7 @@ class RankerModel:
         """`(m,)` float32: the probability of each candidate."""
         if proposal.names != self.features:
             raise ValueError(f"features {proposal.names} are not those of training, {self.features}")
-        logits = np.clip(self.network(symlog(proposal.features)), -MAX_LOGIT, MAX_LOGIT)
+        logits = np.clip(self.network(proposal.features), -MAX_LOGIT, MAX_LOGIT)
         return np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float32)
 
     @cached_property
@@ -170,8 +170,3 @@ class RankerModel:
         network = Network.from_arrays(arrays, params["n_layers"])
         proposer = Proposer(sources, facts, region)
         return cls(proposer, network, tuple(params["features"]), params["value_weight"], params["name"])
-
-
-def symlog(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logarithms of sizes, signs kept: counts and ages differ by factors."""
-    return np.sign(features) * np.log1p(np.abs(features))

@@ -20,16 +20,18 @@ from torch import nn
 from recsys.dataset import SECONDS_PER_DAY, Dataset, Histories, target_event
 from recsys.errors import UserError
 from recsys.models.fit.item_facts import fit_facts
-from recsys.models.fit.layers import device, fit_scaler, to_layer
+from recsys.models.fit.layers import device, fit_bins, fit_scaler, to_layer
 from recsys.models.fit.matrix import Recommender
 from recsys.models.fit.regional import RegionalRecommender
-from recsys.models.layers import Network
-from recsys.models.ranker import Proposer, RankerModel, Source, symlog
+from recsys.models.layers import Inputs, Network, symlog
+from recsys.models.ranker import Proposer, RankerModel, Source
 from recsys.models.regional import RegionalModel
 from recsys.ranking import Query
 
 logger = logging.getLogger(__name__)
 
+BINNED: Final = ("own_", "local_ridge_")
+"""Beginnings of the names of features in which steps and bends matter."""
 MIN_BOUGHT: Final = 50
 """Bought candidates below which nothing can be learnt."""
 
@@ -61,14 +63,16 @@ class RankerRecommender:
     """A network of `hidden` layers over the candidates of `sources`."""
 
     sources: tuple[SourcePlan, ...]
-    windows: int = 3
+    windows: int = 4
     window_days: float = 30.0
     """Of each; a score is the probability of a purchase in so many days. Shorter where there is little past."""
     max_shoppers: int = 4_000
     """Of each window, drawn at random."""
-    negatives: float = 0.25
+    negatives: float = 0.4
     """Share of the candidates not bought that is learnt from."""
     hidden: tuple[int, ...] = (128, 64)
+    bins: int = 8
+    """Of each feature that `BINNED` names."""
     epochs: int = 6
     batch: int = 2_048
     learning_rate: float = 2e-3
@@ -137,9 +141,9 @@ class RankerRecommender:
         """Adam with one cycle of the learning rate (Smith and Topin, 2019) on the weighted cross entropy."""
         where = device()
         torch.manual_seed(seed)
-        inputs = symlog(rows.features)
-        scaler = fit_scaler(inputs)
-        x = torch.from_numpy(scaler(inputs)).to(where)
+        binned = [place for place, name in enumerate(rows.names) if name.startswith(BINNED)]
+        inputs = Inputs(fit_scaler(symlog(rows.features)), fit_bins(rows.features, binned, self.bins))
+        x = torch.from_numpy(inputs(rows.features)).to(where)
         y = torch.from_numpy(rows.bought.astype(np.float32)).to(where)
         weights = torch.from_numpy(rows.weights / rows.weights.mean()).to(where)
         sizes = (x.shape[1], *self.hidden, 1)
@@ -155,4 +159,4 @@ class RankerRecommender:
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
-        return Network(scaler, tuple(to_layer(layer) for layer in linear))
+        return Network(inputs, tuple(to_layer(layer) for layer in linear))
