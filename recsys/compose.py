@@ -21,6 +21,7 @@ from recsys.models.popularity import CategoryPopularityModel, OrderModel
 from recsys.models.random import RandomModel
 from recsys.models.regional import RegionalModel
 from recsys.models.segments import SegmentModel
+from recsys.models.sequence import SequenceModel
 from recsys.models.session_knn import SessionKNNModel
 from recsys.ranking import EMPTY_RANKING, ItemArray, Mask, Model, ModelState, Query, Ranking, ScoreArray, top_k
 
@@ -214,6 +215,7 @@ MODELS: Final[dict[str, type[Model]]] = {
         RandomModel,
         RegionalModel,
         SegmentModel,
+        SequenceModel,
         Shrinkage,
         SessionKNNModel,
     )
