@@ -79,7 +79,9 @@ class SequenceRecommender:
     def _vectors(self, dataset: Dataset, at: int, items: NDArray[np.int32], rng: np.random.Generator) -> Floats:
         """`(v, dimensions)` float32 to start with."""
         vectors: Floats = rng.standard_normal((len(items), self.dimensions), dtype=np.float32)
-        if self.start_from_als and len(items):
+        if len(items) == 0:
+            return vectors
+        if self.start_from_als:
             vectors = ALSRecommender(factors=self.dimensions).fit(dataset, at, rng).factors[items]
         return np.asarray(vectors * (VECTOR_SCALE / max(float(vectors.std()), 1e-9)), dtype=np.float32)
 
