@@ -10,7 +10,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help run ingest tables doctor train-phase1 train-phase2 evaluate evaluate-phase2 publish rollback serve mlflow \
-        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-serve docs clean
+        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-sequence bench-serve docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -105,6 +105,9 @@ bench-beauty: $(VENV)/installed $(VENV_BENCH)/installed ## The same on Amazon Be
 
 bench-strangers: $(VENV)/installed ## Shoppers after 0, 1, 2 and 5 events (TEST=--test: the test month)
 	$(BIN)/python -m benchmarks.strangers $(TEST)
+
+bench-sequence: $(VENV)/installed ## Does attention over visits pay? (validation month only)
+	$(BIN)/python -m benchmarks.sequence
 
 bench-serve: $(VENV)/installed ## /recommend of both phases beside a constant FastAPI route (needs wrk)
 	$(BIN)/python -m benchmarks.serve

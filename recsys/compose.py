@@ -23,6 +23,7 @@ from recsys.models.random import RandomModel
 from recsys.models.ranker import RankerModel
 from recsys.models.regional import RegionalModel
 from recsys.models.segments import SegmentModel
+from recsys.models.sequence import SequenceModel
 from recsys.models.session_knn import SessionKNNModel
 from recsys.ranking import EMPTY_RANKING, ItemArray, Mask, Model, ModelState, Query, Ranking, ScoreArray, top_k
 
@@ -272,6 +273,7 @@ MODELS: Final[dict[str, type[Model]]] = {
         RankerModel,
         RegionalModel,
         SegmentModel,
+        SequenceModel,
         Shrinkage,
         SessionKNNModel,
     )

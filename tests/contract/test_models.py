@@ -29,6 +29,7 @@ from recsys.models.fit.popularity import (
 from recsys.models.fit.ranker import RankerRecommender, SourcePlan
 from recsys.models.fit.regional import RegionalRecommender
 from recsys.models.fit.segments import SegmentRecommender
+from recsys.models.fit.sequence import SequenceRecommender
 from recsys.models.fit.session_knn import SessionKNNRecommender
 from recsys.models.item_item import ItemItemModel
 from recsys.phase1 import Workshop
@@ -86,6 +87,7 @@ def similar_content() -> Model:
     return ContentNeighboursModel(neighbours, content)
 
 
+QUICK_SEQUENCE = SequenceRecommender(dimensions=8, layers=2, min_steps=200, min_shoppers=1, learning_rate=5e-3)
 QUICK_CONTENT = ContentRecommender(epochs=60, snapshots=3, window_days=7.0, folds=3)
 
 QUICK_RANKER = RankerRecommender(
@@ -107,6 +109,7 @@ BUILDERS: dict[str, Callable[[], Model]] = {
     "local_ridge": lambda: fitted(LocalRidgeRecommender()),
     "als": lambda: fitted(ALSRecommender(factors=8)),
     "session_knn": lambda: fitted(SessionKNNRecommender()),
+    "sequence": lambda: fitted(QUICK_SEQUENCE),
     "content": lambda: fitted_content(),
     "kin": lambda: fitted(KinRecommender()),
     "regional": lambda: regional(),
@@ -121,7 +124,17 @@ BUILDERS: dict[str, Callable[[], Model]] = {
         for surface in ("home", "similar", "bought_together", "cart", "buy_again", "trending", "new_arrivals")
     },
 }
-COLLABORATIVE = ("item_knn", "similar", "bought_together", "cart", "local_ridge", "als", "session_knn", "phase1 home")
+COLLABORATIVE = (
+    "item_knn",
+    "similar",
+    "bought_together",
+    "cart",
+    "local_ridge",
+    "als",
+    "session_knn",
+    "sequence",
+    "phase1 home",
+)
 
 
 @cache
