@@ -92,15 +92,12 @@ class Answering:
         shopper = Shopper()
         surface = request.where
         engine = self._rules.on(live)
-        personal = surface in _PERSONAL or request.filters.only_new
-        if personal or (engine is not None and engine.reads_history(surface)):
+        if _is_personal(request) or (engine is not None and engine.reads_history(surface)):
             try:
                 shopper = await self._shopper(live, request, started)
             except StoreUnavailableError:
                 degraded = True
         ruling = None if engine is None else Ruling(engine, started, shopper.history, history_read=not degraded)
-        if not personal:
-            shopper = Shopper()  # only the rules had to know
         answer = self.rank(live, request, shopper, self.trend, ruling, degraded=degraded)
         self._rules.note(answer.outcomes)
         request_id = f"{self._prefix}{next(self._number):x}"
@@ -122,7 +119,7 @@ class Answering:
         recent = _to_history(live, user if request.user_id is not None else session, now)
         visit = _to_history(live, session, now) if len(session) else recent
         session_items = visit.items[visit.age_days * 86_400 <= _SESSION_SECONDS]
-        return Shopper(_join(known, recent), session_items)
+        return Shopper(join(known, recent), session_items)
 
     @staticmethod
     def rank(
@@ -137,6 +134,8 @@ class Answering:
         """The answer, not logged or counted; `trend` is what is wanted most right now, as item ids."""
         bundle, catalogue = live.bundle, live.catalogue
         surface = request.where
+        if not _is_personal(request):
+            shopper = Shopper()  # that a rule has to know more changes no model's answer
         warnings = []
         context = NO_ITEM
         if request.item_id is not None:
@@ -214,6 +213,11 @@ class Answering:
                 }
             )
         )
+
+
+def _is_personal(request: RecommendRequest) -> bool:
+    """Whether the answer depends on the shopper's history, whatever the rules."""
+    return request.where in _PERSONAL or request.filters.only_new
 
 
 def _asked(request: RecommendRequest) -> dict[str, Any]:
@@ -294,7 +298,8 @@ def _to_history(live: LiveBundle, records: Records, now: float) -> History:
     return History(rows[keep], records["type"][keep], age.astype(np.float32))
 
 
-def _join(first: History, then: History) -> History:
+def join(first: History, then: History) -> History:
+    """One history after the other."""
     if len(first) == 0 or len(then) == 0:
         return first if len(first) else then
     return History(
