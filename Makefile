@@ -10,7 +10,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help run ingest tables doctor train-phase1 train-phase2 evaluate evaluate-phase2 publish rollback serve mlflow \
-        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-serve docs clean
+        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-serve bench-fuzz docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ bench-strangers: $(VENV)/installed ## Shoppers after 0, 1, 2 and 5 events (TEST=
 
 bench-serve: $(VENV)/installed ## /recommend of both phases beside a constant FastAPI route (needs wrk)
 	$(BIN)/python -m benchmarks.serve
+
+bench-fuzz: $(VENV)/installed-dev ## A million random requests under random business rules
+	$(BIN)/python -m benchmarks.fuzz
 
 docs: $(VENV)/installed ## Bring the documents' tables up to date with reports/
 	$(RECSYS) docs

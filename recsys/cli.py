@@ -175,7 +175,7 @@ def check_rules(
     requests, requests_from = requests_for(data_dir, live, limit)
     run = dry_run(live, rules, requests, predictor_of(live.bundle))
     if as_json:
-        typer.echo(orjson.dumps(to_json(run, requests_from), option=orjson.OPT_INDENT_2))
+        typer.echo(orjson.dumps(to_json(run, requests_from), option=orjson.OPT_INDENT_2).decode())
     else:
         print_dry_run(run, requests_from, str(live.bundle.manifest["currency"]), console)
 

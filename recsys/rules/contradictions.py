@@ -98,7 +98,7 @@ def _against_gates(entry: Entry, others: Sequence[Entry], available: Mask, allow
         why = "is not for sale" if not available[entry.row] else f"is taken out by {_blame(entry.row, others)}"
         yield f"{_called(entry)} pins item {rule.item_id!r}, which {why}"
     if isinstance(rule, Only) and entry.keep is not None and _leaves_nothing(entry.keep, available, allowed):
-        yield f"{_called(entry)} and {_gates(others)} leave nothing"
+        yield f"{_gates([entry, *others])} leave nothing"
     if isinstance(rule, Boost) and selection is not None and _leaves_nothing(selection.match, available, allowed):
         yield f"{_called(entry)} boosts only items that are taken out by {_gates(others)}"
 
@@ -113,7 +113,8 @@ def _blame(row: int, others: Sequence[Entry]) -> str:
 
 
 def _gates(entries: Sequence[Entry]) -> str:
-    return " and ".join(_called(entry) for entry in entries if isinstance(entry.rule, Exclude | Only))
+    """Exclude and only rules, always in the same order, so that what is found from both sides reads the same."""
+    return " and ".join(sorted(_called(entry) for entry in entries if isinstance(entry.rule, Exclude | Only)))
 
 
 def _quota(entry: Entry, others: Sequence[Entry], allowed: Mask) -> Iterator[str]:

@@ -148,6 +148,33 @@ def test_an_item_that_changes_is_judged_anew(client: httpx.Client) -> None:
     assert "item-43" in ids(ask(client, surface="cart", cart="item-44", k=49))
 
 
+@pytest.mark.parametrize("surface", SURFACES)
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"user_id": "nobody"},
+        {"item_id": "no such item"},
+        {"k": 100},
+        {"category": "NO SUCH SHELF"},
+        {"category": "BAKERY"},
+        {"min_price_cents": 148, "max_price_cents": 148},
+        {"k": 1},
+        {"session_id": "never seen", "region": "atlantis", "segments": "age=none", "cart": "no such item"},
+    ],
+)
+def test_odd_requests_are_answered_or_say_what_is_missing(
+    client: httpx.Client, surface: str, parameters: dict[str, Any]
+) -> None:
+    asked = {"item_id": "item-03", "k": 12, **parameters, "surface": surface}
+    answer = ask(client, **asked)
+    assert len(set(ids(answer))) == len(ids(answer)) == asked["k"] - answer["shortfall"]
+    assert not BREAD & set(ids(answer))
+    if parameters.get("category") is not None:
+        assert ids(answer) == []
+    if "min_price_cents" in parameters and surface != "buy_again":
+        assert ids(answer) == ["item-07"]  # 7 x 7 + 99
+
+
 def test_outcomes_are_counted(client: httpx.Client) -> None:
     ask(client, cart="item-07", k=5)
     text = client.get("/metrics").text
