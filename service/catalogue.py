@@ -153,7 +153,8 @@ class LiveCatalogue:
         """`(n,)` bool: items whose category is `path` or lies below it."""
         known = self._below.get(path)
         if known is None:
-            below = [name == path or name.startswith(f"{path} > ") for name in self._categories]
+            deeper = f"{path} > "
+            below = [name == path or name.startswith(deeper) for name in self._categories]
             # Item codes are -1 where unknown, which reads the last entry: no category at all.
             known = np.array([*below, False], dtype=np.bool_)[self.category]
             if len(self._below) < MAX_CATEGORY_MASKS and known.any():

@@ -30,7 +30,7 @@ class RulesHolder:
         """
         self._path = path
         self._metrics = metrics
-        self._stamp = _stamp(path)
+        self._stamp = self._seen = _stamp(path)
         self._rules: RuleSet | None = None if path is None else read_rules(path)
         self._engine: Engine | None = None
         self._for: tuple[LiveCatalogue, int] | None = None
@@ -53,13 +53,16 @@ class RulesHolder:
         return self._engine
 
     async def reload(self) -> None:
-        """Read the file again where it has changed."""
+        """Read the file again where it has changed, once it has been the same for two looks.
+
+        A file that is being written may be empty for a moment, which would be no rules at all.
+        """
         if self._path is None:
             return
-        stamp = _stamp(self._path)
-        if stamp == self._stamp:
+        before, self._seen = self._seen, _stamp(self._path)
+        if self._seen == self._stamp or self._seen != before:
             return
-        self._stamp = stamp
+        self._stamp = self._seen
         try:
             rules = await asyncio.to_thread(read_rules, self._path)
         except RulesError as error:
