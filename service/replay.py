@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,42 +70,39 @@ def from_log(folder: Path, live: LiveBundle, limit: int) -> list[Replayed]:
 
     Answers of older versions, whose question the log does not hold, are passed over where they cannot be asked without it.
     """
-    lines = sorted(_lines(folder), key=lambda pair: pair[0])
-    shown = [(at, line) for at, line in lines if line["kind"] == "exposure"][-limit:]
-    if not shown:
-        return []
-    wanted = {_shopper_of(line) for _, line in shown}
-    events: dict[str | None, list[Happened]] = defaultdict(list)
-    found = []
-    first = shown[0][0]
-    for at, line in lines:
-        if line["kind"] == "event":
-            for who in _shoppers_of(line) & wanted:
-                events[who].append((at, str(line.get("item_id")), str(line.get("type"))))
-        elif line["kind"] == "exposure" and at >= first:
-            asked = _request(line)
-            if asked is not None:
-                found.append(Replayed(asked, _known(live, asked, events[_shopper_of(line)], at), at))
-    return found[-limit:]
+    exposures = (
+        (at, number, asked) for number, (at, line) in enumerate(_lines(folder, "exposure")) if (asked := _request(line))
+    )
+    # The number tells apart what happened at one moment.
+    shown = sorted(heapq.nlargest(limit, exposures, key=lambda one: one[:2]), key=lambda one: one[:2])
+    events: dict[str | None, list[Happened]] = {_shopper_of(asked): [] for _, _, asked in shown}
+    for at, line in _lines(folder, "event"):
+        for who in _shoppers_of(line) & events.keys():
+            events[who].append((at, str(line.get("item_id")), str(line.get("type"))))
+    for happened in events.values():
+        happened.sort()
+    return [Replayed(asked, _known(live, asked, events[_shopper_of(asked)], at), at) for at, _, asked in shown]
 
 
-def _lines(folder: Path) -> Iterator[tuple[float, dict[str, Any]]]:
-    """Time and content of every line that can be read."""
+def _lines(folder: Path, kind: str) -> Iterator[tuple[float, dict[str, Any]]]:
+    """Time and content of every line of a kind that can be read."""
     for path in sorted(folder.glob("*.jsonl")):
         with path.open("rb") as file:
             for line in file:
                 try:
                     content = orjson.loads(line)
-                    moment = content["received_at" if content["kind"] == "event" else "occurred_at"]
-                    yield datetime.fromisoformat(moment).timestamp(), content
+                    if content["kind"] == kind:
+                        moment = content["received_at" if kind == "event" else "occurred_at"]
+                        yield datetime.fromisoformat(moment).timestamp(), content
                 except (ValueError, KeyError, TypeError):
                     continue  # torn by a crash, or not ours
 
 
-def _shopper_of(line: dict[str, Any]) -> str | None:
+def _shopper_of(request: RecommendRequest) -> str | None:
     """Whose history an answer reads: the user's, else the session's."""
-    user, session = line.get("user_id"), line.get("session_id")
-    return f"u:{user}" if user is not None else f"s:{session}" if session is not None else None
+    if request.user_id is not None:
+        return f"u:{request.user_id}"
+    return None if request.session_id is None else f"s:{request.session_id}"
 
 
 def _shoppers_of(line: dict[str, Any]) -> set[str]:
