@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ from service.rules import RulesHolder
 from tests.shop import publish_tiny_shop
 
 RULE = '[[rules]]\nname = "a"\nkind = "exclude"\nitems = {{ ids = ["{}"] }}\n'
+
+
+def look_at(holder: RulesHolder) -> None:
+    """Reload, in a thread of its own: the browser tests leave a loop running in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(holder.reload())).result()
 
 
 class Written:
@@ -36,7 +43,7 @@ class Written:
 
     def look(self, times: int = 2) -> str | None:
         for _ in range(times):
-            asyncio.run(self.holder.reload())
+            look_at(self.holder)
         return self.holder.version
 
     def stale(self) -> bool:
@@ -88,5 +95,5 @@ def test_rules_are_made_ready_once_for_each_state_of_the_catalogue(written: Writ
 
 def test_without_a_file_there_are_no_rules(live: LiveBundle) -> None:
     holder = RulesHolder(None, Metrics("shop", CollectorRegistry()))
-    asyncio.run(holder.reload())
+    look_at(holder)
     assert (holder.version, holder.on(live)) == (None, None)
