@@ -289,7 +289,7 @@ def forbidden(table: Table, verdicts: Sequence[Verdict], row: int, asked: Asked,
 def _wrong_price(table: Table, row: int, asked: Asked, shelf: Shelf, *, closed: bool) -> bool:
     situation = asked.situation
     if not situation.has_context:
-        return closed and False
+        return False
     viewed = None if situation.context_item < 0 else shelf.prices[situation.context_item]
     price = shelf.prices[row]
     if viewed is None or price is None:

@@ -106,11 +106,9 @@ def _keep(rule: Rule, selection: Selection | None, catalogue: RuledCatalogue) ->
         return ~(selection.possible if rule.closed else selection.match)
     if selection is not None and isinstance(rule, Only):
         return selection.match if rule.closed else selection.possible
-    if not rule.closed or isinstance(rule, NotBought):
-        return None
+    if not rule.closed or isinstance(rule, NotBought | Price):
+        return None  # those depend on who asks, and where
     known = np.ones(len(catalogue.available), dtype=np.bool_) if selection is None else ~selection.unknown
-    if isinstance(rule, Price):
-        known &= catalogue.price_cents >= 0
     if isinstance(rule, Cap) and rule.by is not None:
         ungrouped = groups(catalogue, rule.by, rule.level) == UNGROUPED
         known &= ~ungrouped if selection is None else ~(selection.possible & ungrouped)
