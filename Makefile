@@ -9,8 +9,8 @@ LIGHTFM := lightfm-next==1.19.0
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run ingest tables doctor train-phase1 train-phase2 evaluate evaluate-phase2 publish rollback serve mlflow \
-        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-sequence bench-serve docs clean
+.PHONY: help run ingest tables doctor train-phase1 train-phase2 train-phase3 evaluate evaluate-phase2 evaluate-phase3 publish rollback serve mlflow \
+        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-sequence bench-serve bench-fuzz docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,11 +51,17 @@ train-phase1: $(VENV)/installed ## Train, evaluate and register phase 1
 train-phase2: $(VENV)/installed ## The same for phase 2: content, for new items, and regional demand
 	$(RECSYS) train --phase 2 --force
 
+train-phase3: $(VENV)/installed ## The same for phase 3: the ensemble, with a ranker
+	$(RECSYS) train --phase 3 --force
+
 evaluate: $(VENV)/installed ## The measured table of phase 1 (writes reports/)
 	$(RECSYS) evaluate --phase 1
 
 evaluate-phase2: $(VENV)/installed ## The measured table of phase 2, phase 1 beside it
 	$(RECSYS) evaluate --phase 2
+
+evaluate-phase3: $(VENV)/installed ## The measured table of phase 3, the others beside it
+	$(RECSYS) evaluate --phase 3
 
 publish: $(VENV)/installed ## Make the newest bundle live
 	$(RECSYS) publish
@@ -111,6 +117,9 @@ bench-sequence: $(VENV)/installed ## Does attention over visits pay? (validation
 
 bench-serve: $(VENV)/installed ## /recommend of both phases beside a constant FastAPI route (needs wrk)
 	$(BIN)/python -m benchmarks.serve
+
+bench-fuzz: $(VENV)/installed-dev ## A million random requests under random business rules
+	$(BIN)/python -m benchmarks.fuzz
 
 docs: $(VENV)/installed ## Bring the documents' tables up to date with reports/
 	$(RECSYS) docs

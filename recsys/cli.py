@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -23,6 +24,8 @@ app = typer.Typer(
     help="Product recommendations for a shop, from its data to its pages.\n\n"
     "The steps, in order: ingest, tables, (doctor), train, evaluate, publish, serve; rollback undoes a publish.",
 )
+rules_app = typer.Typer(no_args_is_help=True, help="Business rules: what may, must and must not be shown.")
+app.add_typer(rules_app, name="rules")
 console = Console(stderr=False)
 
 DataDir = Annotated[Path, typer.Option("--data-dir", envvar="RECSYS_DATA_DIR", help="Where this shop's files live.")]
@@ -155,6 +158,31 @@ def serve(
 
     given: dict[str, Any] = {"host": host, "port": port, "workers": workers, "data_dir": data_dir}
     run(Settings(**{name: value for name, value in given.items() if value is not None}))
+
+
+@rules_app.command("check")
+def check_rules(
+    file: Annotated[Path, typer.Argument(help="A rule file, docs/rules.md.")],
+    bundle: Annotated[str | None, typer.Option(help="A bundle's version; the live one by default.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Requests to try the rules on, the latest of the log.")] = 500,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Validate a rule file, try it on logged requests, and say what each rule changes and costs."""
+    from recsys.rules.reading import read_rules
+    from service.dry_run import dry_run, predictor_of
+    from service.dry_run_tables import as_json as to_json
+    from service.dry_run_tables import print_dry_run
+    from service.replay import open_live, requests_for
+
+    rules = read_rules(file)
+    live = open_live(data_dir, bundle)
+    requests, requests_from = requests_for(data_dir, live, limit)
+    run = dry_run(live, rules, requests, predictor_of(live.bundle))
+    if as_json:
+        typer.echo(orjson.dumps(to_json(run, requests_from), option=orjson.OPT_INDENT_2).decode())
+    else:
+        print_dry_run(run, requests_from, str(live.bundle.manifest["currency"]), console)
 
 
 @app.command()

@@ -217,7 +217,7 @@ class Fallback:
             if len(answer):
                 allowed = eligible.copy()
                 allowed[answer.items] = False
-            answer = _append(answer, model.recommend(query, k - len(answer), allowed))
+            answer = append_ranking(answer, model.recommend(query, k - len(answer), allowed))
         return answer
 
     def state(self) -> ModelState:
@@ -230,7 +230,7 @@ class Fallback:
         return cls(state.parts, state.params["name"])
 
 
-def _append(first: Ranking, then: Ranking) -> Ranking:
+def append_ranking(first: Ranking, then: Ranking) -> Ranking:
     """`first`, then what was asked for because it was not enough."""
     if len(first) == 0 or len(then) == 0:
         return first if len(first) else then

@@ -7,17 +7,20 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import orjson
 
 from recsys.events import EVENT_TYPES, Surface
 from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Model, Query, Ranking
+from recsys.rules.engine import Engine, Outcomes, Ruled
+from recsys.rules.situation import Situation
 from service.bundles import LiveBundle
 from service.event_log import EventLog
 from service.metrics import Metrics
 from service.reasons import reasons
+from service.rules import RulesHolder
 from service.schemas import NO_FILTERS, Filters, RecommendRequest
 from service.session_store import Records, SessionStore, StoreUnavailableError
 
@@ -26,6 +29,8 @@ _PERSONAL: Final = frozenset({Surface.HOME, Surface.BUY_AGAIN, Surface.NEW_ARRIV
 """Surfaces that answer from the shopper's history; the others need nothing from Redis."""
 _OWN_FALLBACK: Final = frozenset({Surface.NEW_ARRIVALS})
 """Personal surfaces whose own model answers a stranger too; popularity answers the others when Redis is gone."""
+_OPTIONAL: Final = ("item_id", "cart", "region", "segments")
+"""Members of a request that the log has where they are given."""
 _NO_ITEMS: Final[ItemArray] = np.empty(0, dtype=np.int32)
 
 
@@ -38,6 +43,18 @@ class Shopper:
 
 
 @dataclass(frozen=True, slots=True)
+class Ruling:
+    """The rules for one answer, and what they may read."""
+
+    engine: Engine
+    at: float
+    """Unix time."""
+    history: History = EMPTY_HISTORY
+    """Of the shopper, also on surfaces whose models do not read it."""
+    history_read: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """An answer before it is written down."""
 
@@ -45,14 +62,22 @@ class Answer:
     served_by: str
     degraded: bool
     warnings: tuple[str, ...]
+    rules: str | None = None
+    """Version of the rules that it obeys."""
+    moved_by: tuple[tuple[str, ...], ...] = ()
+    """For each item the rules that moved it; empty where none moved any."""
+    outcomes: Outcomes = field(default_factory=dict)
 
 
 class Answering:
     """Answers requests from the bundle that it is given, logs the exposure, counts."""
 
-    def __init__(self, store: SessionStore, log: EventLog, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: SessionStore, log: EventLog, rules: RulesHolder, metrics: Metrics, clock: Callable[[], float]
+    ) -> None:
         self._store = store
         self._log = log
+        self._rules = rules
         self._metrics = metrics
         self._clock = clock
         self._prefix = secrets.token_hex(6)
@@ -66,12 +91,15 @@ class Answering:
         degraded = False
         shopper = Shopper()
         surface = request.where
-        if surface in _PERSONAL or request.filters.only_new:
+        engine = self._rules.on(live)
+        if _is_personal(request) or (engine is not None and engine.reads_history(surface)):
             try:
                 shopper = await self._shopper(live, request, started)
             except StoreUnavailableError:
                 degraded = True
-        answer = self._rank(live, request, shopper, degraded=degraded)
+        ruling = None if engine is None else Ruling(engine, started, shopper.history, history_read=not degraded)
+        answer = self.rank(live, request, shopper, self.trend, ruling, degraded=degraded)
+        self._rules.note(answer.outcomes)
         request_id = f"{self._prefix}{next(self._number):x}"
         self._expose(live, request, request_id, answer, started)
         shortfall = request.k - len(answer.ranking)
@@ -91,11 +119,23 @@ class Answering:
         recent = _to_history(live, user if request.user_id is not None else session, now)
         visit = _to_history(live, session, now) if len(session) else recent
         session_items = visit.items[visit.age_days * 86_400 <= _SESSION_SECONDS]
-        return Shopper(_join(known, recent), session_items)
+        return Shopper(join(known, recent), session_items)
 
-    def _rank(self, live: LiveBundle, request: RecommendRequest, shopper: Shopper, *, degraded: bool) -> Answer:
+    @staticmethod
+    def rank(
+        live: LiveBundle,
+        request: RecommendRequest,
+        shopper: Shopper,
+        trend: Sequence[str] = (),
+        ruling: Ruling | None = None,
+        *,
+        degraded: bool = False,
+    ) -> Answer:
+        """The answer, not logged or counted; `trend` is what is wanted most right now, as item ids."""
         bundle, catalogue = live.bundle, live.catalogue
         surface = request.where
+        if not _is_personal(request):
+            shopper = Shopper()  # that a rule has to know more changes no model's answer
         warnings = []
         context = NO_ITEM
         if request.item_id is not None:
@@ -121,21 +161,32 @@ class Answering:
         model: Model = (
             bundle.popularity if degraded and surface in _PERSONAL - _OWN_FALLBACK else bundle.surfaces[surface]
         )
+        first, source = _NO_ITEMS, ""
         if surface is Surface.TRENDING:
             # What shoppers want right now, then what the bundle saw trending.
-            wanted = np.array([catalogue.row(item_id) for item_id in self.trend], dtype=np.int32)
-            ranking = _after(wanted[wanted != NO_ITEM], "trending_now", model, query, request.k, mask)
+            wanted = np.array([catalogue.row(item_id) for item_id in trend], dtype=np.int32)
+            first, source = wanted[wanted != NO_ITEM], "trending_now"
         elif surface is Surface.NEW_ARRIVALS:
             # With a history, content itself ranks those that it can place.
             placed = bundle.content if len(shopper.history) else None
             joined = [row for row in catalogue.newest if placed is None or not placed.knows(row)]
-            ranking = _after(np.array(joined, dtype=np.int32), "new_arrivals", model, query, request.k, mask)
+            first, source = np.array(joined, dtype=np.int32), "new_arrivals"
+
+        def ask(k: int, allowed: Mask) -> Ranking:
+            # Half of the places that are answered, not of those that rules look at.
+            return _after(first, source, request.k // 2, model, query, k, allowed)
+
+        if ruling is None:
+            ruled = Ruled(ask(request.k, mask), (), {})
         else:
-            ranking = model.recommend(query, request.k, mask)
+            situation = _situation(request, query, ruling)
+            ruled = ruling.engine.rank(ask, situation, request.k, mask)
+        ranking = ruled.ranking
         served_by = model.name
         if len(ranking) and all(source == bundle.popularity.name for source in ranking.sources):
             served_by = bundle.popularity.name
-        return Answer(ranking, served_by, degraded, tuple(warnings))
+        version = None if ruling is None else ruling.engine.version
+        return Answer(ranking, served_by, degraded, tuple(warnings), version, ruled.names, ruled.outcomes)
 
     def _expose(self, live: LiveBundle, request: RecommendRequest, request_id: str, answer: Answer, now: float) -> None:
         ranking, catalogue = answer.ranking, live.catalogue
@@ -156,14 +207,48 @@ class Answering:
                     "model_version": live.bundle.version,
                     "degraded": answer.degraded,
                     "items": shown,
+                    "rules": answer.rules,
+                    "moved_by": {item_id: by for (item_id, _), by in zip(shown, answer.moved_by, strict=False) if by},
+                    "request": _asked(request),
                 }
             )
         )
 
 
-def _after(rows: ItemArray, source: str, model: Model, query: Query, k: int, mask: Mask) -> Ranking:
-    """Of `rows`, the best first, as many as may be answered, up to half of the places; then what the model says."""
-    rows = rows[mask[rows]][: k // 2]
+def _is_personal(request: RecommendRequest) -> bool:
+    """Whether the answer depends on the shopper's history, whatever the rules."""
+    return request.where in _PERSONAL or request.filters.only_new
+
+
+def _asked(request: RecommendRequest) -> dict[str, Any]:
+    """What the log has to hold beside who asked where, so that the same can be asked again."""
+    asked: dict[str, Any] = {"k": request.k}
+    asked |= {name: value for name in _OPTIONAL if (value := getattr(request, name))}
+    if request.filters is not NO_FILTERS:
+        asked["filters"] = request.filters.model_dump(exclude_defaults=True)
+    return asked
+
+
+def _situation(request: RecommendRequest, query: Query, ruling: Ruling) -> Situation:
+    """What rules may read of a request."""
+    return Situation(
+        surface=query.surface,
+        at=ruling.at,
+        history=ruling.history,
+        history_read=ruling.history_read,
+        context_item=query.context_item,
+        has_context=request.item_id is not None,
+        cart_items=query.cart_items,
+        region=query.region,
+        region_name=request.region,
+        segments=query.segments,
+        segment_names=request.segments,
+    )
+
+
+def _after(rows: ItemArray, source: str, most: int, model: Model, query: Query, k: int, mask: Mask) -> Ranking:
+    """Of `rows`, the best first, as many as may be answered, at most `most`; then what the model says."""
+    rows = rows[mask[rows]][: min(most, k)]
     if len(rows) == 0:
         return model.recommend(query, k, mask)
     rest_mask = mask.copy()
@@ -213,7 +298,8 @@ def _to_history(live: LiveBundle, records: Records, now: float) -> History:
     return History(rows[keep], records["type"][keep], age.astype(np.float32))
 
 
-def _join(first: History, then: History) -> History:
+def join(first: History, then: History) -> History:
+    """One history after the other."""
     if len(first) == 0 or len(then) == 0:
         return first if len(first) else then
     return History(
@@ -230,14 +316,15 @@ def _write(
     ranking, catalogue = answer.ranking, live.catalogue
     texts: Sequence[bytes] = reasons(ranking, history, catalogue)
     items = b",".join(
-        b'{"rank":%d,"score":%.4g,"source":"%b","reason":%b,%b}'
-        % (rank, score, source.encode(), text, catalogue.fragment(row))
-        for rank, (row, score, source, text) in enumerate(
-            zip(ranking.items.tolist(), ranking.scores.tolist(), ranking.sources, texts, strict=True), start=1
+        b'{"rank":%d,"score":%.4g,"source":"%b","reason":%b,%b%b}'
+        % (rank, score, source.encode(), text, catalogue.fragment(row), moved)
+        for rank, (row, score, source, text, moved) in enumerate(
+            zip(ranking.items.tolist(), ranking.scores.tolist(), ranking.sources, texts, _moved(answer), strict=True),
+            start=1,
         )
     )
     return (
-        b'{"request_id":"%b",%b,"surface":"%b","served_by":"%b","degraded":%b,"shortfall":%d,"warnings":%b,"items":[%b]}'
+        b'{"request_id":"%b",%b,"surface":"%b","served_by":"%b","degraded":%b,"shortfall":%d,"warnings":%b,"rules":%b,"items":[%b]}'
         % (
             request_id.encode(),
             live.head,
@@ -246,6 +333,14 @@ def _write(
             b"true" if answer.degraded else b"false",
             shortfall,
             orjson.dumps(answer.warnings),
+            orjson.dumps(answer.rules),
             items,
         )
     )
+
+
+def _moved(answer: Answer) -> list[bytes]:
+    """For each item the member that names the rules that moved it; nothing for most."""
+    if not answer.moved_by:
+        return [b""] * len(answer.ranking)
+    return [b',"rules":%b' % orjson.dumps(names) if names else b"" for names in answer.moved_by]

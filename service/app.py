@@ -22,6 +22,7 @@ from service.event_log import EventLog
 from service.events import Intake
 from service.metrics import Metrics
 from service.routes import Routes
+from service.rules import RulesHolder
 from service.session_store import SessionStore, StoreUnavailableError
 from service.settings import Settings
 
@@ -36,18 +37,20 @@ def create_app(
     store: SessionStore,
     log: EventLog,
     catalogue_log: CatalogueLog,
+    rules: RulesHolder,
     metrics: Metrics,
     settings: Settings,
     clock: Callable[[], float],
 ) -> FastAPI:
     """Wire the service. `clock` gives Unix time."""
-    answering = Answering(store, log, metrics, clock)
+    answering = Answering(store, log, rules, metrics, clock)
     intake = Intake(store, log, metrics, clock)
     editor = CatalogueEditor(holder, catalogue_log, metrics, clock)
 
     async def look_after_bundle() -> None:
         if await holder.reload():
             await store.publish_popular(holder.live.bundle.version, holder.live.popular_ids())
+        await rules.reload()
 
     async def look_after_redis() -> None:
         await store.recover()

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from recsys.bundle import Bundle
 from recsys.content import ItemContent
+from recsys.events import Surface
 from recsys.ids import HashIndex, hash_id
-from recsys.ranking import NO_ITEM, ItemArray, Mask, Query
+from recsys.models.popularity import OrderModel
+from recsys.ranking import NO_ITEM, ItemArray, Mask, Model, Query
 from service.catalogue_log import CatalogueLog
 from service.schemas import Item
 
@@ -38,6 +40,7 @@ class LiveCatalogue:
         base = self._base = bundle.catalogue
         self._content = bundle.content
         self._popularity = bundle.popularity
+        self._new_arrivals = bundle.surfaces[Surface.NEW_ARRIVALS]
         self._log = log
         self._position = int(bundle.manifest["data"]["catalogue_bytes"])
         self.available: Mask = np.array(base.available)
@@ -50,6 +53,8 @@ class LiveCatalogue:
         """`(n,)` int32 codes, -1 where unknown."""
         self.newest: list[int] = []
         """Rows of items that joined, the latest first."""
+        self.revision = 0
+        """Grows with every change of a category, brand or price: what was computed from them is computed again."""
         self._fragments: dict[int, bytes] = {}
         self._titles: dict[int, str] = {}
         self._joined: dict[str, int] = {}
@@ -116,6 +121,20 @@ class LiveCatalogue:
         code = int(self.category[row])
         return code if code < len(self._base.categories) else NO_ITEM
 
+    @property
+    def category_names(self) -> list[str]:
+        """The path of every category code."""
+        return list(self._categories)
+
+    @property
+    def arrivals(self) -> list[int]:
+        """Rows of what is new here: what joined, then what the bundle calls new arrivals."""
+        return [*self.newest, *self._listed_arrivals]
+
+    @cached_property
+    def _listed_arrivals(self) -> list[int]:
+        return _order_of(self._new_arrivals, Surface.NEW_ARRIVALS)
+
     @cached_property
     def _categories(self) -> dict[str, int]:
         column = self._base.categories
@@ -134,7 +153,8 @@ class LiveCatalogue:
         """`(n,)` bool: items whose category is `path` or lies below it."""
         known = self._below.get(path)
         if known is None:
-            below = [name == path or name.startswith(f"{path} > ") for name in self._categories]
+            deeper = f"{path} > "
+            below = [name == path or name.startswith(deeper) for name in self._categories]
             # Item codes are -1 where unknown, which reads the last entry: no category at all.
             known = np.array([*below, False], dtype=np.bool_)[self.category]
             if len(self._below) < MAX_CATEGORY_MASKS and known.any():
@@ -227,6 +247,7 @@ class LiveCatalogue:
         self._titles[row] = item["title"] or item["item_id"]
         self._fragments[row] = self._write(row, item)
         self._below.clear()
+        self.revision += 1
         if self._content is not None:
             self._content.put(row, content_of(item), is_new=row >= self._base.n_listed)
 
@@ -265,6 +286,7 @@ class LiveCatalogue:
             if available is not None:
                 self.available[row] = available
             if price is not None:
+                self.revision += 1
                 self.price_cents[row] = price
                 self._fragments[row] = self._write(row, orjson.loads(b"{%b}" % self.fragment(row)))
 
@@ -280,6 +302,13 @@ class LiveCatalogue:
             "image_url": item["image_url"],
         }
         return orjson.dumps(members)[1:-1]
+
+
+def _order_of(model: Model, name: str) -> list[int]:
+    """The items of the fixed order of a name in a tree of models; none where there is no such order."""
+    if isinstance(model, OrderModel):
+        return model.order.tolist() if model.name == name else []
+    return next((found for part in model.state().parts if (found := _order_of(part, name))), [])
 
 
 def content_of(item: dict[str, Any]) -> ItemContent:

@@ -14,6 +14,7 @@ from service.bundles import BundleHolder
 from service.catalogue_log import CatalogueLog
 from service.event_log import FileEventLog
 from service.metrics import Metrics
+from service.rules import RulesHolder
 from service.session_store import SessionStore
 from service.settings import Settings
 
@@ -22,7 +23,7 @@ def app_from_settings() -> FastAPI:
     """The application for the settings in the environment.
 
     Raises:
-        UserError: no Redis is given (`recsys serve` starts one), or no bundle is live.
+        UserError: no Redis is given (`recsys serve` starts one), no bundle is live, or the rules cannot be used.
     """
     settings = Settings()
     if settings.redis_url is None:
@@ -41,4 +42,5 @@ def app_from_settings() -> FastAPI:
     log = FileEventLog(settings.data_dir / "log", time.time, metrics.lost)
     catalogue_log = CatalogueLog(settings.data_dir / CATALOGUE_LOG)
     holder = BundleHolder(settings.data_dir / "bundles", catalogue_log, metrics.refused)
-    return create_app(holder, store, log, catalogue_log, metrics, settings, time.time)
+    rules = RulesHolder(settings.rules, metrics)
+    return create_app(holder, store, log, catalogue_log, rules, metrics, settings, time.time)

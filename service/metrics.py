@@ -57,6 +57,25 @@ class Metrics:
             registry=registry,
             multiprocess_mode="max",
         )
+        self._rules = Counter(
+            "recsys_rules", "Rules by what became of them in an answer", ["shop", "rule", "outcome"], registry=registry
+        )
+        self._rules_refused = Counter("recsys_rules_refused", "Rule files not loaded", ["shop"], registry=registry)
+        self._rules_stale = Gauge(
+            "recsys_rules_stale",
+            "1 while the rule file cannot be used and older rules are in force",
+            ["shop"],
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        self._rule_unknown = Gauge(
+            "recsys_rule_unknown_items",
+            "Items that a rule cannot judge, since what it asks for is not known of them",
+            ["shop", "rule"],
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        self._rule_children: dict[tuple[str, str], Counter] = {}
         self._answer_children: dict[tuple[str, str, bool], Counter] = {}
         self._latency_children: dict[str, Histogram] = {}
 
@@ -87,6 +106,22 @@ class Metrics:
     def refused(self) -> None:
         """Count a bundle that was not loaded."""
         self._refused.labels(self._shop).inc()
+
+    def ruled(self, rule: str, outcome: str) -> None:
+        """Count what became of a rule in an answer."""
+        child = self._rule_children.get((rule, outcome))
+        if child is None:
+            child = self._rule_children[rule, outcome] = self._rules.labels(self._shop, rule, outcome)
+        child.inc()
+
+    def rules_refused(self, *, stale: bool) -> None:
+        """Whether the rule file as it is now cannot be used; counted where so."""
+        self._rules_refused.labels(self._shop).inc(stale)
+        self._rules_stale.labels(self._shop).set(stale)
+
+    def rule_unknown(self, rule: str, n: int) -> None:
+        """How many items a rule cannot judge."""
+        self._rule_unknown.labels(self._shop, rule).set(n)
 
     def changed(self, verdict: str, n: int) -> None:
         """Count items that the catalogue API was told of."""

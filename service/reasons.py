@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from recsys.ranking import NO_ITEM, PURCHASE, History, Ranking
+from recsys.rules.candidates import PINNED
 from service.catalogue import LiveCatalogue
 
 _ABOUT_AN_ITEM: Final = {
@@ -34,6 +35,7 @@ _PLAIN: Final = {
     "trending_now": b'"Wanted in the last hours"',
     "new_arrivals": b'"New here"',
     "random": b'"Picked at random"',
+    PINNED: b'"Picked by the shop"',
 }
 _UNKNOWN: Final = b'"Chosen for you"'
 

@@ -248,6 +248,7 @@ _ANSWER: Final = {
     "degraded": False,
     "shortfall": 0,
     "warnings": [],
+    "rules": None,
     "items": [
         {
             "rank": 1,

@@ -15,6 +15,7 @@ import uvicorn
 from recsys.bundle import BundleError, read_manifest
 from recsys.errors import UserError
 from recsys.publish import live_version
+from recsys.rules.reading import read_rules
 from service.embedded_redis import embedded_redis
 from service.settings import Settings
 
@@ -23,13 +24,15 @@ def serve(settings: Settings) -> None:
     """Serve until interrupted, terminated or hung up on; then everything that was started is stopped.
 
     Raises:
-        UserError: no bundle is live, the port is taken, or Redis does not start.
+        UserError: no bundle is live, the rules cannot be used, the port is taken, or Redis does not start.
     """
     bundles = settings.data_dir / "bundles"
     version = live_version(bundles)
     if version is None:
         raise BundleError(f"no bundle is live in {bundles}: run `recsys train --phase 1 --publish` first")
     read_manifest(bundles / version)
+    if settings.rules is not None:
+        read_rules(settings.rules)
     _require_free(settings.host, settings.port)
     # uvicorn shuts down at a signal and then raises it again: by default that would end the process before the block does.
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -70,5 +73,6 @@ def _require_free(host: str, port: int) -> None:
 def _export(settings: Settings, redis_url: str) -> None:
     """Workers are processes of their own: they read the settings from the environment."""
     for name, value in settings.model_dump(exclude={"redis_url"}).items():
-        os.environ[f"RECSYS_{name.upper()}"] = str(value)
+        if value is not None:
+            os.environ[f"RECSYS_{name.upper()}"] = str(value)
     os.environ["RECSYS_REDIS_URL"] = redis_url

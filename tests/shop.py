@@ -10,9 +10,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -148,8 +149,10 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def running_service(data_dir: Path, workers: int = 1) -> Iterator[str]:
-    """The service on the live bundle below `data_dir`, as its command starts it; gives its address.
+def running_service(
+    data_dir: Path, workers: int = 1, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[str]:
+    """The service on the live bundle below `data_dir`, as its command starts it, with more variables; gives its address.
 
     Raises:
         RuntimeError: it ended, or did not answer in time; its output is in the message.
@@ -157,11 +160,11 @@ def running_service(data_dir: Path, workers: int = 1) -> Iterator[str]:
     port = _free_port()
     command = [sys.executable, "-c", "from recsys.cli import main; main()", "serve", "--workers", str(workers)]
     log = data_dir / "service.log"
-    environment = {
+    inherited = {
         name: value for name, value in os.environ.items() if name != "REDIS_URL" and not name.startswith("RECSYS_")
     }
     # A busy machine may keep Redis waiting for longer than the 50 ms after which an answer does without it.
-    environment["RECSYS_REDIS_TIMEOUT_MS"] = "1000"
+    environment = {**inherited, "RECSYS_REDIS_TIMEOUT_MS": "1000", **environment}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir)],

@@ -17,7 +17,7 @@ from torch import nn
 
 from recsys.dataset import Dataset
 from recsys.models.fit.als import ALSRecommender
-from recsys.models.fit.content import device
+from recsys.models.fit.layers import device
 from recsys.models.fit.visits import DemandGrid, Visits, supported_items
 from recsys.models.sequence import AGE_EDGES, Attention, SequenceModel
 

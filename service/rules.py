@@ -1,0 +1,112 @@
+"""The live rules: loaded once, made ready again when the catalogue changes, replaced when their file does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from recsys.rules.engine import Engine, Outcomes
+from recsys.rules.entry import Outcome
+from recsys.rules.reading import RulesError, RuleSet, read_rules
+from recsys.rules.situation import Codes
+from service.bundles import LiveBundle
+from service.catalogue import LiveCatalogue
+from service.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+_Stamp = tuple[int, int] | None
+
+
+class RulesHolder:
+    """The rules of this process. It watches their file; one that cannot be used keeps the old rules in force."""
+
+    def __init__(self, path: Path | None, metrics: Metrics) -> None:
+        """Load the rules; none where there is no path.
+
+        Raises:
+            RulesError: the file cannot be used.
+        """
+        self._path = path
+        self._metrics = metrics
+        self._stamp = self._seen = _stamp(path)
+        self._rules: RuleSet | None = None if path is None else read_rules(path)
+        self._engine: Engine | None = None
+        self._for: tuple[LiveCatalogue, int] | None = None
+        self._said: set[str] = set()
+
+    @property
+    def version(self) -> str | None:
+        """Of the rules in force."""
+        return None if self._rules is None else self._rules.version
+
+    def on(self, live: LiveBundle) -> Engine | None:
+        """The rules made ready for the catalogue as it is now; None where there are none."""
+        if self._rules is None:
+            return None
+        catalogue = live.catalogue
+        if self._engine is None or self._for is None or self._for != (catalogue, catalogue.revision):
+            self._engine = engine_for(self._rules, live)
+            self._for = (catalogue, catalogue.revision)
+            self._look_at(self._engine)
+        return self._engine
+
+    async def reload(self) -> None:
+        """Read the file again where it has changed, once it has been the same for two looks.
+
+        A file that is being written may be empty for a moment, which would be no rules at all.
+        """
+        if self._path is None:
+            return
+        before, self._seen = self._seen, _stamp(self._path)
+        if self._seen == self._stamp or self._seen != before:
+            return
+        self._stamp = self._seen
+        try:
+            rules = await asyncio.to_thread(read_rules, self._path)
+        except RulesError as error:
+            self._metrics.rules_refused(stale=True)
+            logger.error("the rules are refused, %s stay in force: %s", self.version, error)  # noqa: TRY400
+            return
+        self._metrics.rules_refused(stale=False)
+        if rules.version != self.version:
+            logger.info("rules %s are in force", rules.version)
+        self._rules, self._engine = rules, None
+        self._said.clear()
+
+    def note(self, outcomes: Outcomes) -> None:
+        """Count what became of the rules of an answer; what went wrong is logged the first time."""
+        for name, outcome in outcomes.items():
+            self._metrics.ruled(name, outcome)
+            if outcome is not Outcome.APPLIED:
+                self._say(f"rule {name!r} was {outcome} in an answer; recsys_rules_total counts how often")
+
+    def _look_at(self, engine: Engine) -> None:
+        for words in engine.warnings:
+            self._say(words)
+        for entry in engine.entries:
+            self._metrics.rule_unknown(entry.rule.name, entry.n_unknown)
+            if entry.n_unknown:
+                fate = "hides them" if entry.rule.closed else "leaves them alone"
+                self._say(f"rule {entry.rule.name!r} cannot judge {entry.n_unknown:,} items and {fate}")
+
+    def _say(self, words: str) -> None:
+        if words not in self._said:
+            self._said.add(words)
+            logger.warning(words)
+
+
+def engine_for(rules: RuleSet, live: LiveBundle) -> Engine:
+    """Rules made ready for a live bundle."""
+    histories = live.bundle.histories
+    return Engine(rules, live.catalogue, Codes(histories.region_index.row, histories.segment_index.row))
+
+
+def _stamp(path: Path | None) -> _Stamp:
+    """What changes with a file; None where there is none."""
+    try:
+        found = None if path is None else path.stat()
+    except OSError:
+        return None
+    return None if found is None else (found.st_mtime_ns, found.st_size)

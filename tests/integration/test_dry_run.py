@@ -1,0 +1,258 @@
+"""A rule file tried on a shop: what it changes, what stands against it, and what each rule costs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from recsys import cli
+from recsys.events import Surface
+from recsys.ranking import NO_ITEM, Ranking
+from recsys.rules.reading import RuleSet
+from recsys.rules.worth import STAND_IN, Predictor, Worth, worth
+from service.answering import Answering, Ruling, Shopper
+from service.bundles import LiveBundle
+from service.dry_run import dry_run, predictor_of
+from service.replay import from_log, open_live, requests_for, sampled
+from service.rules import engine_for
+from service.schemas import Filters, RecommendRequest
+from tests.factories import history
+from tests.ruled import rules
+from tests.shop import publish_tiny_shop
+
+NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dry")
+    publish_tiny_shop(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def live(data_dir: Path) -> LiveBundle:
+    return open_live(data_dir, None)
+
+
+def ranking(*items: int, scores: tuple[float, ...]) -> Ranking:
+    n = len(items)
+    return Ranking(
+        np.array(items, dtype=np.int32),
+        np.array(scores, dtype=np.float32),
+        ("model",) * n,
+        np.full(n, NO_ITEM, dtype=np.int32),
+    )
+
+
+def test_an_answer_is_worth_its_clicks_and_their_prices() -> None:
+    plain = ranking(0, 1, 2, scores=(4.0, 2.0, 1.0))
+    # Item 1 first, 0 third; scores are those without rules, whatever the answer says. Item 3 was not among them.
+    answer = ranking(1, 3, 0, scores=(9.0, 9.0, 9.0))
+    prices = np.array([100, 200, 300, -1], dtype=np.int64)
+    half = Predictor(lambda _, r: np.asarray(r.scores / 8, dtype=np.float32), "clicks", relative=False)
+    # 2/8 + 0 + 4/8; times 200 and 100 cents.
+    assert worth(half, Surface.HOME, answer, plain, prices) == Worth(0.75, 100.0)
+    # Shares of the best, 4: 2/4 at rank 1, 4/4 at rank 3, which counts 1 / log2(4).
+    assert worth(STAND_IN, Surface.HOME, answer, plain, prices) == Worth(1.0, 150.0)
+
+
+def tried(live: LiveBundle, set_: RuleSet, n: int = 70) -> Any:
+    return dry_run(live, set_, sampled(live, n, NOON.timestamp()), predictor_of(live.bundle))
+
+
+def test_each_rule_has_its_price(live: LiveBundle) -> None:
+    run = tried(
+        live,
+        rules(
+            {"kind": "exclude", "items": {"category": "DAIRY > MILK"}, "name": "no-milk"},
+            {"kind": "boost", "items": {"ids": "nobody"}, "factor": 2.0, "name": "nothing"},
+            {"kind": "pin", "item_id": "item-20", "position": 1, "name": "hero", "when": {"surfaces": "home"}},
+            {"kind": "cap", "by": "brand", "at_most": 2, "name": "never", "when": {"regions": "atlantis"}},
+        ),
+    )
+    assert run.requests == 70 and run.idle == ["never"]
+    milk, nothing, hero, never = (run.effects[name] for name in ("no-milk", "nothing", "hero", "never"))
+    assert (milk.in_force, nothing.in_force, hero.in_force) == (70, 70, 10)
+    # A shopper whose region is not known: whether the rule is for them cannot be told.
+    assert (never.in_force, never.failed, never.price) == (0, 70, Worth(0.0, 0.0))
+    assert milk.changed > 10 and milk.price.clicks < 0 and hero.price.clicks < 0
+    assert (nothing.changed, nothing.price) == (0, Worth(0.0, 0.0))
+    assert run.with_rules.clicks < run.without_rules.clicks
+    assert 0 < run.changed <= 70 and run.examples[0].before != run.examples[0].after
+    assert "boost 'nothing' means no item of the catalogue" in run.contradictions
+    assert run.warnings == ["rule 'nothing': item 'nobody' is not in the catalogue"]
+
+
+def test_without_rules_nothing_changes(live: LiveBundle) -> None:
+    run = tried(live, rules())
+    assert (run.requests, run.changed, run.with_rules) == (70, 0, run.without_rules)
+
+
+def test_calibrated_probabilities_take_the_place_of_the_stand_in() -> None:
+    class Calibrated:
+        class calibration:  # noqa: N801 - as a bundle will have it
+            @staticmethod
+            def probabilities(surface: Surface, ranking: Ranking) -> Any:  # noqa: ARG004
+                return ranking.scores
+
+    assert predictor_of(Calibrated()).unit == "clicks"  # type: ignore[arg-type]
+    assert predictor_of(object()).unit.startswith("points")  # type: ignore[arg-type]
+
+
+def line(kind: str, hour: int, **members: Any) -> bytes:
+    moment = NOON.replace(hour=hour).isoformat()
+    return orjson.dumps({"kind": kind, "occurred_at": moment, "received_at": moment, **members})
+
+
+LOG = [
+    line("event", 1, type="purchase", item_id="item-03", user_id="u", session_id="s"),
+    line("exposure", 2, user_id="u", surface="home", items=[["item-01", "x"]], request={"k": 7, "cart": ["item-02"]}),
+    line("event", 3, type="view", item_id="item-04", user_id="u"),
+    line("exposure", 4, user_id="u", surface="home", items=[["item-01", "x"]], request={"k": 3, "region": "north"}),
+    line("exposure", 5, session_id="s", surface="buy_again", items=[["item-01", "x"], ["item-02", "x"]]),
+    line("exposure", 6, surface="similar", items=[["item-01", "x"]]),  # of an older version: which item?
+    b'{"torn',
+    b"17",
+    line("exposure", 7, surface="similar", items=[], request={"k": 2, "item_id": "item-09", "filters": {"brand": "B"}}),
+]
+
+
+def test_the_log_gives_requests_with_the_history_of_then(tmp_path: Path, live: LiveBundle) -> None:
+    (tmp_path / "events-1.jsonl").write_bytes(b"\n".join(LOG[::2]))
+    (tmp_path / "events-2.jsonl").write_bytes(b"\n".join(LOG[1::2]))
+    first, second, third, fourth = from_log(tmp_path, live, 10)
+    assert (first.request.k, first.request.cart, first.shopper.history.items.tolist()) == (7, ("item-02",), [3])
+    assert first.shopper.history.age_days.tolist() == pytest.approx([1 / 24])
+    assert (second.request.region, second.shopper.history.items.tolist()) == ("north", [3, 4])
+    assert (third.request.where, third.request.k, third.shopper.history.items.tolist()) == (Surface.BUY_AGAIN, 2, [3])
+    assert (fourth.request.item_id, fourth.request.filters) == ("item-09", Filters(brand="B"))
+    assert [one.at for one in from_log(tmp_path, live, 3)] == [second.at, third.at, fourth.at]
+    assert from_log(tmp_path / "nothing", live, 10) == []
+
+
+RULES = '[[rules]]\nname = "no-milk"\nkind = "exclude"\nitems = { category = "DAIRY > MILK" }\n'
+
+
+def recsys(*arguments: str) -> tuple[int, str]:
+    output = io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+        pytest.raises(SystemExit) as stopped,
+    ):
+        patch.setattr("sys.argv", ["recsys", *arguments])
+        cli.main()
+    code = stopped.value.code
+    return (code if isinstance(code, int) else 0), output.getvalue()
+
+
+def test_the_command_prints_what_a_file_changes_and_costs(data_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(RULES)
+    code, printed = recsys("rules", "check", str(path), "--data-dir", str(data_dir), "--limit", "14")
+    assert code == 0
+    assert "14 requests made up from the bundle's users" in " ".join(printed.split())
+    assert "answers change" in printed and "no-milk" in printed and "points" in printed
+    code, printed = recsys("rules", "check", str(path), "--data-dir", str(data_dir), "--limit", "14", "--json")
+    content = orjson.loads(printed)
+    assert content["effects"]["no-milk"]["in_force"] == content["requests"] == 14
+    path.write_text(RULES.replace("exclude", "exlude"))
+    code, printed = recsys("rules", "check", str(path), "--data-dir", str(data_dir))
+    assert code == 1 and "rule 'no-milk': kind: give one of" in printed
+    code, printed = recsys("rules", "check", str(path), "--data-dir", str(data_dir / "nowhere"))
+    assert code == 1
+
+
+def test_the_command_reads_the_log_where_there_is_one(data_dir: Path, tmp_path: Path, live: LiveBundle) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "events.jsonl").write_bytes(b"\n".join(LOG))
+    found, words = requests_for(tmp_path, live, 100)
+    assert len(found) == 4 and words.startswith("4 requests of the log")
+    found, words = requests_for(data_dir, live, 5)
+    assert len(found) == 5 and "made up" in words
+
+
+# The way from a request to an answer, under random rules
+
+
+def random_rules(rng: np.random.Generator) -> RuleSet:
+    shelves = ["DAIRY", "DAIRY > MILK", "BAKERY > BREAD", "PRODUCE", "GROCERY > PASTA", "NOWHERE"]
+    items: list[dict[str, Any]] = [
+        *({"category": shelf} for shelf in shelves),
+        {"brand": "Private"},
+        {"max_price_cents": 150},
+        {"new": True},
+    ]
+
+    def some() -> dict[str, Any]:
+        return items[int(rng.integers(len(items)))]
+
+    tables: list[dict[str, Any]] = [
+        {"kind": "exclude", "items": some(), "reason": "legal"},
+        {"kind": "only", "items": some()},
+        {"kind": "boost", "items": some(), "factor": 3.0},
+        {"kind": "bury", "items": some(), "factor": 0.1},
+        {"kind": "pin", "item_id": f"item-{rng.integers(1, 60):02}", "position": int(rng.integers(1, 5))},
+        {"kind": "quota", "items": some(), "at_least": 2},
+        {"kind": "cap", "by": "category", "at_most": int(rng.integers(1, 4))},
+        {"kind": "price", "at_least": 0.7, "at_most": 1.3},
+        {"kind": "not_bought", "days": 30},
+    ]
+    return rules(*(table for table in tables if rng.random() < 0.4))
+
+
+def test_random_requests_are_answered_as_the_rules_say(live: LiveBundle) -> None:
+    rng = np.random.default_rng(0)
+    catalogue, histories = live.catalogue, live.bundle.histories
+    for _ in range(150):
+        set_ = random_rules(rng)
+        engine = engine_for(set_, live)
+        for surface in Surface:
+            shopper = Shopper(histories.of_row(int(rng.integers(len(histories))))) if rng.random() < 0.7 else Shopper()
+            request = RecommendRequest(
+                surface=surface,
+                item_id=f"item-{rng.integers(1, 55):02}",
+                cart=(f"item-{rng.integers(1, 55):02}",),
+                k=int(rng.integers(1, 60)),
+                filters=Filters(max_price_cents=int(rng.integers(100, 500))) if rng.random() < 0.3 else Filters(),
+            )
+            degraded = bool(rng.random() < 0.2)
+            ruling = Ruling(engine, NOON.timestamp(), shopper.history, history_read=not degraded)
+            trend = [f"item-{row:02}" for row in rng.choice(55, 5, replace=False)]
+            answer = Answering.rank(live, request, shopper, trend, ruling, degraded=degraded)
+            plain = Answering.rank(live, request.model_copy(update={"k": 100}), shopper, trend, degraded=degraded)
+            shown = answer.ranking.items.tolist()
+            context = f"{surface} {request} {set_.rules}"
+            assert len(set(shown)) == len(shown) <= request.k, context
+            assert answer.rules == set_.version
+            if surface is not Surface.BUY_AGAIN:
+                assert set(shown) <= set(plain.ranking.items.tolist()), (
+                    context
+                )  # never more than is eligible without rules
+            kinds = {rule.kind for rule in set_.rules}
+            if not kinds:
+                assert shown == plain.ranking.items.tolist()[: request.k], context
+            for rule in set_.rules:
+                if rule.kind == "exclude":
+                    assert not engine.entries[0].selection.match[shown].any(), context  # type: ignore[union-attr]
+                if rule.kind == "cap":
+                    groups = catalogue.category[shown].tolist()
+                    assert all(groups.count(group) <= rule.at_most for group in groups), context
+
+
+def test_a_rule_that_reads_the_history_does_not_change_what_models_are_told(live: LiveBundle) -> None:
+    request = RecommendRequest(surface=Surface.SIMILAR, item_id="item-20", k=12)
+    plain = Answering.rank(live, request, Shopper())
+    set_ = rules({"kind": "not_bought", "days": 0.001})
+    known = history(2, 3)
+    ruled = Answering.rank(live, request, Shopper(known), ruling=Ruling(engine_for(set_, live), 0.0, known))
+    assert ruled.ranking.items.tolist() == plain.ranking.items.tolist()
