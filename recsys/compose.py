@@ -6,7 +6,7 @@ So the serving stack of a surface reads as one expression, and a bundle stores i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import ClassVar, Final, Self
 
@@ -25,7 +25,7 @@ from recsys.models.regional import RegionalModel
 from recsys.models.segments import SegmentModel
 from recsys.models.sequence import SequenceModel
 from recsys.models.session_knn import SessionKNNModel
-from recsys.ranking import EMPTY_RANKING, ItemArray, Mask, Model, ModelState, Query, Ranking, ScoreArray, top_k
+from recsys.ranking import EMPTY_RANKING, ItemArray, Mask, Model, ModelState, Query, Ranking, ScoreArray, joined, top_k
 
 SURE: Final = 0.95
 """From this share on the prior is not asked: it would change next to nothing."""
@@ -238,22 +238,7 @@ def append_ranking(first: Ranking, then: Ranking) -> Ranking:
     # Between nothing and half the last score; below it by up to one where that is not positive.
     scores = _normalised(then.scores)
     scaled = scores * last / 2 if last > 0 else scores + last - 1
-    return Ranking(
-        np.concatenate([first.items, then.items]),
-        np.concatenate([first.scores, scaled]).astype(np.float32),
-        first.sources + then.sources,
-        np.concatenate([first.because, then.because]),
-        _join_chances(first, then),
-    )
-
-
-def _join_chances(first: Ranking, then: Ranking) -> ScoreArray | None:
-    if first.chances is None and then.chances is None:
-        return None
-    parts = [
-        np.full(len(one), np.nan, dtype=np.float32) if one.chances is None else one.chances for one in (first, then)
-    ]
-    return np.concatenate(parts)
+    return joined(first, replace(then, scores=scaled.astype(np.float32)))
 
 
 MODELS: Final[dict[str, type[Model]]] = {

@@ -104,6 +104,23 @@ class Ranking:
         return Ranking(self.items[places], self.scores[places], sources, self.because[places], chances)
 
 
+def joined(first: Ranking, then: Ranking) -> Ranking:
+    """One after the other, as they are; the caller sees to it that they share no item and that scores fall."""
+    chances = None
+    if first.chances is not None or then.chances is not None:
+        nothing = (np.full(len(one), np.nan, dtype=np.float32) for one in (first, then))
+        chances = np.concatenate(
+            [none if one.chances is None else one.chances for one, none in zip((first, then), nothing, strict=True)]
+        )
+    return Ranking(
+        np.concatenate([first.items, then.items]),
+        np.concatenate([first.scores, then.scores]),
+        first.sources + then.sources,
+        np.concatenate([first.because, then.because]),
+        chances,
+    )
+
+
 EMPTY_RANKING = Ranking(_EMPTY_ITEMS, np.empty(0, dtype=np.float32), (), _EMPTY_ITEMS)
 
 

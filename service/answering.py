@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from recsys.events import EVENT_TYPES, Surface
-from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Model, Query, Ranking
+from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Model, Query, Ranking, joined
 from recsys.rules.engine import Engine, Outcomes, Ruled
 from recsys.rules.situation import Situation
 from service.bundles import LiveBundle
@@ -31,6 +31,7 @@ _OWN_FALLBACK: Final = frozenset({Surface.NEW_ARRIVALS})
 """Personal surfaces whose own model answers a stranger too; popularity answers the others when Redis is gone."""
 _OPTIONAL: Final = ("item_id", "cart", "region", "segments")
 """Members of a request that the log has where they are given."""
+_NOT_ENHANCED: Final = (b"null", b"false")
 _NO_ITEMS: Final[ItemArray] = np.empty(0, dtype=np.int32)
 
 
@@ -169,8 +170,8 @@ class Answering:
         elif surface is Surface.NEW_ARRIVALS:
             # With a history, content itself ranks those that it can place.
             placed = bundle.content if len(shopper.history) else None
-            joined = [row for row in catalogue.newest if placed is None or not placed.knows(row)]
-            first, source = np.array(joined, dtype=np.int32), "new_arrivals"
+            placeless = [row for row in catalogue.newest if placed is None or not placed.knows(row)]
+            first, source = np.array(placeless, dtype=np.int32), "new_arrivals"
 
         def ask(k: int, allowed: Mask) -> Ranking:
             # Half of the places that are answered, not of those that rules look at.
@@ -254,13 +255,8 @@ def _after(rows: ItemArray, source: str, most: int, model: Model, query: Query, 
     rest_mask = mask.copy()
     rest_mask[rows] = False
     rest = model.recommend(query, k - len(rows), rest_mask)
-    top = float(rest.scores[0]) if len(rest) else 0.0
-    return Ranking(
-        np.concatenate([rows, rest.items]),
-        np.concatenate([np.arange(len(rows), 0, -1, dtype=np.float32) + np.float32(top), rest.scores]),
-        (source,) * len(rows) + rest.sources,
-        np.concatenate([np.full(len(rows), NO_ITEM, dtype=np.int32), rest.because]),
-    )
+    scores = np.arange(len(rows), 0, -1, dtype=np.float32) + np.float32(rest.scores[0] if len(rest) else 0.0)
+    return joined(Ranking(rows, scores, (source,) * len(rows), np.full(len(rows), NO_ITEM, dtype=np.int32)), rest)
 
 
 def eligible(live: LiveBundle, filters: Filters, context: int, cart: ItemArray, history: History) -> Mask:
@@ -309,6 +305,13 @@ def join(first: History, then: History) -> History:
     )
 
 
+def _confidence(ranking: Ranking) -> Sequence[tuple[bytes, bytes]]:
+    """For each item the chance that it is bought, or null, and whether the place is one that the ensemble took."""
+    if ranking.chances is None:
+        return (_NOT_ENHANCED,) * len(ranking)
+    return [_NOT_ENHANCED if chance != chance else (b"%.4g" % chance, b"true") for chance in ranking.chances.tolist()]
+
+
 def _write(
     live: LiveBundle, request_id: str, surface: Surface, answer: Answer, shortfall: int, history: History
 ) -> bytes:
@@ -316,10 +319,18 @@ def _write(
     ranking, catalogue = answer.ranking, live.catalogue
     texts: Sequence[bytes] = reasons(ranking, history, catalogue)
     items = b",".join(
-        b'{"rank":%d,"score":%.4g,"source":"%b","reason":%b,%b%b}'
-        % (rank, score, source.encode(), text, catalogue.fragment(row), moved)
-        for rank, (row, score, source, text, moved) in enumerate(
-            zip(ranking.items.tolist(), ranking.scores.tolist(), ranking.sources, texts, _moved(answer), strict=True),
+        b'{"rank":%d,"score":%.4g,"confidence":%b,"enhanced":%b,"source":"%b","reason":%b,%b%b}'
+        % (rank, score, *sure, source.encode(), text, catalogue.fragment(row), moved)
+        for rank, (row, score, sure, source, text, moved) in enumerate(
+            zip(
+                ranking.items.tolist(),
+                ranking.scores.tolist(),
+                _confidence(ranking),
+                ranking.sources,
+                texts,
+                _moved(answer),
+                strict=True,
+            ),
             start=1,
         )
     )

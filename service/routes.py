@@ -253,6 +253,8 @@ _ANSWER: Final = {
         {
             "rank": 1,
             "score": 1.05,
+            "confidence": None,
+            "enhanced": False,
             "source": "buy_again",
             "reason": "You bought this 9 times",
             "item_id": "1082185",

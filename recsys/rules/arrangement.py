@@ -157,11 +157,7 @@ class Arrangement:
         shown = [place for place in self._candidates.order if place in self._chosen and place not in pinned]
         for position in sorted(self._pinned):
             shown.insert(position - 1, self._pinned[position][0])
-        found = self._candidates.found
-        at = np.array(shown, dtype=np.intp)
-        ranking = Ranking(
-            found.items[at], found.scores[at], tuple(found.sources[place] for place in shown), found.because[at]
-        )
+        ranking = self._candidates.found.take(np.array(shown, dtype=np.intp))
         late = self._late()
         names = tuple(
             (

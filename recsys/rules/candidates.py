@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.compose import append_ranking
-from recsys.ranking import EMPTY_RANKING, NO_ITEM, ItemArray, Mask, Ranking, ScoreArray
+from recsys.ranking import EMPTY_RANKING, NO_ITEM, ItemArray, Mask, Ranking, ScoreArray, joined
 from recsys.rules.entry import Entry
 from recsys.rules.schema import Boost, Bury
 
@@ -55,7 +55,7 @@ class Candidates:
         score = float(self.found.scores[-1]) if len(self.found) else 0.0
         self._left[row] = False
         self.rows.append(row)
-        self.found = _join(self.found, _plain(np.array([row], dtype=np.int32), PINNED, score))
+        self.found = joined(self.found, _plain(np.array([row], dtype=np.int32), PINNED, score))
         return len(self.rows) - 1
 
     def _take(self, ranking: Ranking) -> None:
@@ -91,13 +91,3 @@ def filled(ranking: Ranking, k: int, eligible: Mask) -> Ranking:
 def _plain(rows: ItemArray, source: str, score: float) -> Ranking:
     scores = np.full(len(rows), score, dtype=np.float32)
     return Ranking(rows, scores, (source,) * len(rows), np.full(len(rows), NO_ITEM, dtype=np.int32))
-
-
-def _join(first: Ranking, then: Ranking) -> Ranking:
-    """One after the other, scores as they are."""
-    return Ranking(
-        np.concatenate([first.items, then.items]),
-        np.concatenate([first.scores, then.scores]),
-        first.sources + then.sources,
-        np.concatenate([first.because, then.because]),
-    )

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from recsys.compose import MODELS, Blend, Fallback, Shrinkage, model_from_state
+from recsys.compose import MODELS, Blend, Confident, Fallback, Shrinkage, model_from_state
 from recsys.dataset import Segments
 from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
@@ -118,6 +118,7 @@ BUILDERS: dict[str, Callable[[], Model]] = {
     "blend": blend,
     "similar_content": lambda: similar_content(),
     "ranker": lambda: fitted(QUICK_RANKER),
+    "confident": lambda: Confident(fitted(QUICK_RANKER), 0.2),
     **{
         f"phase{number} {surface}": lambda number=number, surface=surface: phase(number)[surface]  # type: ignore[misc]
         for number in PHASES

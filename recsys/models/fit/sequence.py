@@ -49,7 +49,7 @@ class SequenceRecommender:
     weight_decay: float = 0.3
     dropout: float = 0.2
     item_dropout: float = 0.7
-    """Of a visit's items. Far less, and the network learns the shoppers by heart: there are few."""
+    """Of a visit's items, dropped anew at each step."""
     visit_dropout: float = 0.5
     batch: int = 32
     moments: int = 4
