@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from recsys.evaluation.evaluate import ALL, HISTORY_SLICES, NEW
+from recsys.evaluation.evaluate import ALL, BOUGHT, CLAIMED, HISTORY_SLICES, NEW
 from recsys.evaluation.metrics import PRIMARY
 
 EXPERIMENT: Final = "recsys"
@@ -112,6 +112,7 @@ def _log_frame(window: str, frame: pl.DataFrame) -> None:
         for name, figure in (
             ("models", plot_models(frame, window)),
             ("history_length", plot_history_length(frame, window)),
+            *((("reliability", plot_reliability(frame, window)),) if len(frame.filter(metric=CLAIMED)) else ()),
         ):
             mlflow.log_figure(figure, f"plots/{window}_{name}.png")
             plt.close(figure)
@@ -138,6 +139,18 @@ def plot_history_length(frame: pl.DataFrame, window: str) -> Figure:
         values = {row["slice"]: row["value"] for row in part.iter_rows(named=True)}
         axis.plot(names, [values.get(name, float("nan")) for name in names], marker="o", label=model)
     axis.set(title=f"By history length, {window}", ylabel=str(PRIMARY), xlabel="events known of the shopper")
+    axis.legend(fontsize="small")
+    return figure
+
+
+def plot_reliability(frame: pl.DataFrame, window: str) -> Figure:
+    """Of the models that claim chances: what was claimed, and what share was bought."""
+    figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
+    axis.plot([0, 1], [0, 1], color="#999999", linestyle="--", label="as claimed")
+    for model in frame.filter(metric=CLAIMED)["model"].unique(maintain_order=True):
+        claimed, bought = (frame.filter(model=model, metric=metric)["value"] for metric in (CLAIMED, BOUGHT))
+        axis.plot(claimed, bought, marker="o", label=model)
+    axis.set(title=f"Reliability, {window}", xlabel="chance claimed", ylabel="share bought")
     axis.legend(fontsize="small")
     return figure
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from recsys.dataset import Dataset, Histories, target_event
 from recsys.evaluation.metrics import METRICS, PRIMARY, K, relevant_ranks
+from recsys.evaluation.reliability import Bin, Reliability, expected_error
 from recsys.evaluation.split import Window
 from recsys.events import Surface
 from recsys.ranking import NO_ITEM, History, ItemArray, Mask, Model, Query
@@ -33,6 +34,10 @@ HISTORY_SLICES: Final = (
     ("history 20-99", 20, 99),
     ("history 100+", 100, np.iinfo(np.int64).max),
 )
+ECE: Final = f"ece@{K}"
+CLAIMED: Final = "claimed"
+BOUGHT: Final = "bought"
+"""Metrics of a bin of chances; n counts items shown."""
 RESULT_SCHEMA: Final[dict[str, type[pl.DataType]]] = {
     "model": pl.String,
     "slice": pl.String,
@@ -127,6 +132,8 @@ class ModelScores:
     by_slice: Mapping[str, Score]
     coverage: float
     long_tail: float
+    reliability: tuple[Bin, ...] = ()
+    """Of the chances that it claims for what it shows; empty where it claims none."""
 
 
 def _query(case: Case) -> Query:
@@ -143,10 +150,12 @@ def score_model(model: Model, task: Task, *, tick: Callable[[], None] = lambda: 
     """Ask one model for every case twice: as it serves, and with what the shopper has bought masked out."""
     values: dict[str, list[tuple[int, list[float]]]] = {name: [] for name in (ALL, NEW, COLD)}
     shown = np.zeros(len(task.available), dtype=np.int64)
+    claims = Reliability()
     for number, case in enumerate(task.cases):
         query = _query(case)
         ranking = model.recommend(query, DEPTH, task.available)
         shown[ranking.items[:K]] += 1
+        claims.add(ranking.top(K), case.truths)
         _add(values[ALL], number, relevant_ranks(ranking, case.truths), len(case.truths))
         cold = case.truths[~task.sold[case.truths]]
         if len(cold):
@@ -172,6 +181,7 @@ def score_model(model: Model, task: Task, *, tick: Callable[[], None] = lambda: 
         by_slice={name: score for name, score in scores.items() if len(score[1])},
         coverage=float((shown > 0).sum() / max(1, task.available.sum())),
         long_tail=float(shown[~task.head].sum() / max(1, shown.sum())),
+        reliability=tuple(claims.bins()),
     )
 
 
@@ -223,6 +233,11 @@ def evaluate(
             ]
         rows.append((name, ALL, f"coverage@{K}", result.coverage, None, None, len(task.cases)))
         rows.append((name, ALL, f"long_tail@{K}", result.long_tail, None, None, len(task.cases)))
+        if result.reliability:
+            rows.append((name, ALL, ECE, expected_error(result.reliability), None, None, len(task.cases)))
+        for one in result.reliability:
+            rows.append((name, one.name, CLAIMED, one.claimed, None, None, one.n))
+            rows.append((name, one.name, BOUGHT, one.bought, None, None, one.n))
     return pl.DataFrame(rows, schema=RESULT_SCHEMA, orient="row"), scores
 
 

@@ -88,17 +88,19 @@ class RankerRecommender:
         days = min(self.window_days, span / (2 * self.windows))
         length = int(days * SECONDS_PER_DAY)
         found = [self._rows(dataset, at - n * length, length, rng) for n in range(1, self.windows + 1)]
+        found = [part for part in found if len(part.bought)]
+        n_bought = sum(int(part.bought.sum()) for part in found)
+        if n_bought < MIN_BOUGHT:
+            raise UserError(
+                f"phase 3 learns from what shoppers buy next, and the last {self.windows * days:.0f} days hold {n_bought} "
+                f"such purchases of {MIN_BOUGHT} needed: train phase 2 until there is more data"
+            )
         rows = Rows(
             np.concatenate([part.features for part in found]),
             np.concatenate([part.bought for part in found]),
             np.concatenate([part.weights for part in found]),
             found[0].names,
         )
-        if rows.bought.sum() < MIN_BOUGHT:
-            raise UserError(
-                f"phase 3 learns from what shoppers buy next, and the last {self.windows * days:.0f} days hold "
-                f"{int(rows.bought.sum())} such purchases of {MIN_BOUGHT} needed: train phase 2 until there is more data"
-            )
         network = self._train(rows, int(rng.integers(2**31)))
         return RankerModel(self._proposer(dataset, at, rng), network, rows.names)
 

@@ -1,0 +1,60 @@
+"""Phase 3 through the real service: chances, places that the ranker took, and what a stranger gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from recsys.publish import publish
+from tests.shop import running_service, tiny_dataset, write_tiny_bundle
+
+SURFACES = ("home", "similar", "bought_together", "cart", "buy_again", "trending", "new_arrivals")
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    folder = tmp_path_factory.mktemp("phase3")
+    shop = tiny_dataset(np.random.default_rng(0))
+    publish(folder / "bundles", write_tiny_bundle(folder, shop, phase=3).name)
+    with running_service(folder) as url, httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+
+
+def ask(client: httpx.Client, **parameters: Any) -> dict[str, Any]:
+    response = client.get("/recommend", params=parameters)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+def test_every_surface_answers_with_reasons(client: httpx.Client, surface: str) -> None:
+    answer = ask(client, user_id="household-01", surface=surface, item_id="item-05", cart="item-08", k=5)
+    assert answer["phase"] == 3 and len(answer["items"]) == 5 and answer["shortfall"] == 0
+    assert all(item["reason"] for item in answer["items"])
+
+
+def test_home_says_how_likely_a_purchase_is_and_which_places_the_ranker_took(client: httpx.Client) -> None:
+    items = ask(client, user_id="household-01", k=20)["items"]
+    enhanced = [item for item in items if item["enhanced"]]
+    assert enhanced and items[: len(enhanced)] == enhanced
+    chances = [item["confidence"] for item in enhanced]
+    assert chances == sorted(chances, reverse=True) and chances[-1] > 0 and chances[0] < 1
+    assert all(item["confidence"] is None for item in items[len(enhanced) :])
+
+
+def test_a_stranger_gets_the_simple_answer(client: httpx.Client) -> None:
+    items = ask(client, region="north", k=5)["items"]
+    assert len(items) == 5
+    assert not any(item["enhanced"] for item in items)
+
+
+def test_what_is_switched_off_is_in_no_answer(client: httpx.Client) -> None:
+    best = ask(client, user_id="household-01", k=3)["items"][0]["item_id"]
+    assert client.delete(f"/items/{best}").status_code == 200
+    shown = ask(client, user_id="household-01", k=20)["items"]
+    assert best not in {item["item_id"] for item in shown}
