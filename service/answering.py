@@ -14,6 +14,7 @@ import orjson
 
 from recsys.events import EVENT_TYPES, Surface
 from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Model, Query, Ranking
+from service import joined
 from service.bundles import LiveBundle
 from service.event_log import EventLog
 from service.metrics import Metrics
@@ -124,12 +125,13 @@ class Answering:
         if surface is Surface.TRENDING:
             # What shoppers want right now, then what the bundle saw trending.
             wanted = np.array([catalogue.row(item_id) for item_id in self.trend], dtype=np.int32)
-            ranking = _after(wanted[wanted != NO_ITEM], "trending_now", model, query, request.k, mask)
+            wanted = wanted[wanted != NO_ITEM]
+            wanted = wanted[mask[wanted]][: request.k // 2]
+            ranking = joined.leading(joined.listed(wanted, "trending_now"), model, query, request.k, mask)
         elif surface is Surface.NEW_ARRIVALS:
-            # With a history, content itself ranks those that it can place.
-            placed = bundle.content if len(shopper.history) else None
-            joined = [row for row in catalogue.newest if placed is None or not placed.knows(row)]
-            ranking = _after(np.array(joined, dtype=np.int32), "new_arrivals", model, query, request.k, mask)
+            ranking = joined.new_arrivals(live, model, query, request.k, mask)
+        elif surface is Surface.SIMILAR:
+            ranking = joined.similar(live, model, query, request.k, mask)
         else:
             ranking = model.recommend(query, request.k, mask)
         served_by = model.name
@@ -159,23 +161,6 @@ class Answering:
                 }
             )
         )
-
-
-def _after(rows: ItemArray, source: str, model: Model, query: Query, k: int, mask: Mask) -> Ranking:
-    """Of `rows`, the best first, as many as may be answered, up to half of the places; then what the model says."""
-    rows = rows[mask[rows]][: k // 2]
-    if len(rows) == 0:
-        return model.recommend(query, k, mask)
-    rest_mask = mask.copy()
-    rest_mask[rows] = False
-    rest = model.recommend(query, k - len(rows), rest_mask)
-    top = float(rest.scores[0]) if len(rest) else 0.0
-    return Ranking(
-        np.concatenate([rows, rest.items]),
-        np.concatenate([np.arange(len(rows), 0, -1, dtype=np.float32) + np.float32(top), rest.scores]),
-        (source,) * len(rows) + rest.sources,
-        np.concatenate([np.full(len(rows), NO_ITEM, dtype=np.int32), rest.because]),
-    )
 
 
 def eligible(live: LiveBundle, filters: Filters, context: int, cart: ItemArray, history: History) -> Mask:

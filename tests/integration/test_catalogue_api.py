@@ -67,8 +67,10 @@ def test_a_new_item_is_in_the_next_answer_of_every_worker(client: httpx.Client, 
         assert ids(answer) == ["oat/milk"]
     for answer in everywhere(url, "/recommend", surface="new_arrivals", k=4):
         assert ids(answer)[0] == "oat/milk"
-    for answer in everywhere(url, "/recommend", surface="new_arrivals", user_id="household-01", k=40):
-        assert "oat/milk" in ids(answer)
+    for user in ("household-01", "household-02"):
+        for k in (1, 12):
+            answer = everywhere(url, "/recommend", 1, surface="new_arrivals", user_id=user, k=k)[0]
+            assert ids(answer)[0] == "oat/milk" and answer["items"][0]["source"] == "new_arrivals_for_you"
     for answer in everywhere(url, "/recommend", user_id="household-01", category="DAIRY > MILK", k=10):
         found = {item["item_id"]: item for item in answer["items"]}
         assert found["oat/milk"]["source"] == "content"
@@ -83,6 +85,37 @@ def test_a_new_item_has_similar_products_and_is_a_history_that_answers(client: h
     assert client.post("/events", json=event).json()["verdicts"][0]["reason"] is None
     again = client.get("/recommend", params={"surface": "buy_again", "user_id": "somebody-new", "k": 3}).json()
     assert ids(again) == ["oat-2"]
+
+
+def test_a_new_item_is_on_the_pages_of_items_like_it(client: httpx.Client, url: str) -> None:
+    asked = {"surface": "similar", "item_id": "item-04", "k": 12}
+    assert "oat-page" not in ids(everywhere(url, "/recommend", 1, **asked)[0])
+    client.put("/items/oat-page", json=OAT_MILK)
+    for answer in everywhere(url, "/recommend", **asked):
+        found = {item["item_id"]: item for item in answer["items"]}
+        assert found["oat-page"]["source"] == "similar_content"
+        assert found["oat-page"]["reason"].endswith("HALF & HALF") and len(found) == 12
+    assert client.get("/recommend", params={**asked, "k": 3}).json()["items"][2]["item_id"].startswith("item-")
+
+
+def test_two_new_items_know_each_other_in_whichever_order_they_joined(client: httpx.Client) -> None:
+    alike = {"title": "SOY MILK CREAMER", "category": "DAIRY > MILK"}
+    client.put("/items/twin-a", json=alike)
+    client.get("/recommend", params={"item_id": "twin-a", "k": 3})
+    client.put("/items/twin-b", json=alike)
+    assert ids(client.get("/recommend", params={"item_id": "twin-a", "k": 3}).json())[0] == "twin-b"
+    assert ids(client.get("/recommend", params={"item_id": "twin-b", "k": 3}).json())[0] == "twin-a"
+
+
+def test_what_is_deleted_and_put_again_is_new_again(client: httpx.Client) -> None:
+    client.put("/items/again", json=OAT_MILK)
+    client.post("/items", json=[{"item_id": f"later-{n}", **OAT_MILK} for n in range(3)])
+    arrivals = {"surface": "new_arrivals", "k": 4}
+    assert "again" not in ids(client.get("/recommend", params=arrivals).json())
+    client.delete("/items/again")
+    client.put("/items/again", json=OAT_MILK)
+    assert ids(client.get("/recommend", params=arrivals).json())[0] == "again"
+    assert "again" in ids(client.get("/recommend", params={**arrivals, "user_id": "household-01", "k": 12}).json())
 
 
 @pytest.mark.parametrize("how", ["delete", "filter", "put"])
