@@ -17,6 +17,7 @@ from pipelines.ingest import connect, ingest, ingest_log
 from pipelines.mapping import MappingError, read_mapping
 from pipelines.propose import propose_mapping
 from pipelines.run import RejectedShareError, build_tables
+from recsys.content import attribute_values
 from recsys.errors import UserError
 from recsys.tables import INTERACTIONS, TABLES
 
@@ -228,6 +229,40 @@ def test_a_mapping_that_does_not_fit_says_what_to_do(tmp_path: Path, old: str, n
     mapping.write_text(text.replace(old, new, 1))
     with pytest.raises(UserError, match=message):
         ingest(mapping, tmp_path / "data", QUIET)
+
+
+@pytest.mark.parametrize("format_", ["jsonl", "parquet", "csv"])
+def test_a_list_of_values_is_a_list_in_whichever_format_it_comes(tmp_path: Path, format_: str) -> None:
+    products = pl.DataFrame({"sku": ["A1", "A2"], "tags": [["t0", "t, 1"], None], "organic": [True, False]})
+    path = tmp_path / f"products.{format_}"
+    if format_ == "jsonl":
+        products.write_ndjson(path)
+    elif format_ == "parquet":
+        products.write_parquet(path)
+    else:
+        texts = products["tags"].map_elements(
+            lambda tags: orjson.dumps(tags.to_list()).decode(), return_dtype=pl.String
+        )
+        products.with_columns(tags=texts).write_csv(path)
+    (tmp_path / "orders.csv").write_text("user,sku,at\nu,A1,2024-05-01 10:00\n")
+    (tmp_path / "shop.toml").write_text(f"""
+        [shop]
+        name = "Lists"
+        [[events]]
+        source = "orders"
+        files = "orders.csv"
+        event_type = "purchase"
+        columns = {{ user_id = "user", item_id = "sku", timestamp = "at" }}
+        [catalogue]
+        files = "{path.name}"
+        format = "{format_}"
+        item_id = "sku"
+        attributes = ["tags", "organic"]
+    """)
+    items = built(tmp_path, tmp_path / "shop.toml")["items"].sort("item_id")
+    first, second = map(orjson.loads, items["attributes"])
+    assert (attribute_values(first["tags"]), attribute_values(first["organic"])) == (["t0", "t, 1"], ["true"])
+    assert (attribute_values(second["tags"]), attribute_values(second["organic"])) == ([], ["false"])
 
 
 def test_a_missing_mapping_says_how_to_get_one(tmp_path: Path) -> None:
