@@ -195,6 +195,22 @@ def test_a_batch_has_a_verdict_for_each(client: httpx.Client) -> None:
         ("POST", "/items", [], 400, "no item"),
         ("POST", "/items", [{"item_id": "a"}] * 1_001, 400, "at most 1,000"),
         ("POST", "/items", [{"item_id": ""}], 422, "item_id"),
+        ("PUT", "/items/a", {"price_cents": "249"}, 422, "price_cents: must be a whole number, without quotes"),
+        ("PUT", "/items/a", {"price_cents": True}, 422, "price_cents: must be a whole number, without quotes"),
+        (
+            "PATCH",
+            "/items",
+            {"filter": {"brand": "x"}, "set": {"price_cents": "1"}},
+            422,
+            "set.price_cents: must be a whole",
+        ),
+        ("PATCH", "/items", {"filter": {"brand": "x"}, "set": {"price_factor": "2"}}, 422, "must be a number, without"),
+        ("PATCH", "/items", {"filter": {"min_price_cents": True}, "set": {"available": True}}, 422, "must be a whole"),
+        ("PUT", "/items/a", {"attributes": {"x": "y" * 1_001}}, 422, '"attributes.x: must be text of at most 1,000'),
+        ("PUT", "/items/a", {"attributes": {"x": {"y": 1}}}, 422, '"attributes.x: must be text of at most 1,000'),
+        ("PUT", "/items/a", {"attributes": {"x": [1, None]}}, 422, '"attributes.x: must be text of at most 1,000'),
+        ("PUT", "/items/a", {"attributes": {"x": [1] * 65}}, 422, '"attributes.x: must be text of at most 1,000'),
+        ("PUT", "/items/a", {"attributes": {"": 1}}, 422, '"attributes.: String should have at least 1 character'),
         ("DELETE", "/items/nobody", None, 404, "not in the catalogue"),
     ],
 )
@@ -296,6 +312,27 @@ def test_a_factor_leaves_an_item_without_a_price_without_one(client: httpx.Clien
     halve = {"filter": {"item_ids": ["unpriced"]}, "set": {"price_factor": 0.4, "available": True}}
     assert client.patch("/items", json=halve).json() == {"changed": 1, "without_price": 1}
     assert client.get("/items/unpriced").json()["price_cents"] is None
+
+
+def test_a_price_that_would_be_too_high_is_the_highest_and_the_answer_says_so(client: httpx.Client) -> None:
+    client.post(
+        "/items", json=[{"item_id": "dear", **OAT_MILK, "price_cents": 10**11}, {"item_id": "cheap", **OAT_MILK}]
+    )
+    raised = {"filter": {"item_ids": ["dear", "cheap"]}, "set": {"price_factor": 20}}
+    answer = client.patch("/items", json=raised).json()
+    assert answer["changed"] == 2
+    assert answer["warnings"] == [
+        "1 prices would be above 1,000,000,000,000 cents, the most there is, and are that now"
+    ]
+    assert [client.get(f"/items/{item}").json()["price_cents"] for item in ("dear", "cheap")] == [10**12, 20 * 199]
+    client.delete("/items/dear")
+
+
+def test_attributes_are_kept_as_they_were_given(client: httpx.Client, data_dir: Path) -> None:
+    given = {"tags": ["a", 1, 2.5, True], "n": 3, "organic": False, "size": "1 L"}
+    assert client.put("/items/told", json={**OAT_MILK, "attributes": given}).status_code == 201
+    last = orjson.loads((data_dir / CATALOGUE_LOG).read_bytes().splitlines()[-1])
+    assert orjson.dumps(last["item"]["attributes"]) == orjson.dumps(given)
 
 
 def test_a_put_says_what_the_item_is_now(client: httpx.Client) -> None:
