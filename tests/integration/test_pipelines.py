@@ -12,12 +12,13 @@ import pytest
 from rich.console import Console
 
 from pipelines.check import TableError, check_table
-from pipelines.doctor import examine
+from pipelines.doctor import doctor, examine
 from pipelines.ingest import connect, ingest, ingest_log
 from pipelines.mapping import MappingError, read_mapping
 from pipelines.propose import propose_mapping
 from pipelines.run import RejectedShareError, build_tables
 from recsys.content import attribute_values
+from recsys.dataset import close_gaps
 from recsys.errors import UserError
 from recsys.tables import INTERACTIONS, TABLES
 
@@ -301,3 +302,28 @@ def test_the_doctor_says_how_much_more_is_needed(tmp_path: Path) -> None:
     findings = {finding.check.what: finding for finding in examine(tmp_path / "data")}
     assert findings["interactions"].measured == 4
     assert findings["interactions"].missing == 996
+
+
+def test_the_doctor_counts_recent_days_as_models_see_them(tmp_path: Path) -> None:
+    """A click eight months after the last order: the 240 days between them are one, as `close_gaps` has it."""
+    ingest(shop(tmp_path, LINES), tmp_path / "data", QUIET)
+    log = tmp_path / "data" / "log" / "events.jsonl"
+    log.parent.mkdir()
+    click = {"kind": "event", "event_id": "e", "type": "click", "item_id": "A1", "session_id": "s"}
+    at = "2025-01-05T10:00:00+00:00"
+    log.write_bytes(orjson.dumps({**click, "occurred_at": at, "received_at": at}) + b"\n")
+    ingest_log(tmp_path / "data", QUIET)
+    build_tables(tmp_path / "data", QUIET, as_of=datetime(2025, 2, 1, tzinfo=UTC))
+    seconds = pl.read_parquet(tmp_path / "data" / "tables" / "interactions.parquet")["occurred_at"].sort().dt.epoch("s")
+    closed = close_gaps(seconds.to_numpy())
+    found = {finding.check.what: finding.measured for finding in examine(tmp_path / "data")}
+    assert len(closed) == 5 and closed[-1] - closed[-2] == 86_400
+    assert found["interactions in the last 30 days"] == (closed >= closed[-1] - 30 * 86_400).sum() == 5
+    assert found["interactions in the last 7 days"] == (closed >= closed[-1] - 7 * 86_400).sum()
+
+
+def test_the_doctor_does_not_say_that_models_are_silent(tmp_path: Path) -> None:
+    built(tmp_path, shop(tmp_path, LINES))
+    summary = str(doctor(tmp_path / "data").renderables[-1])
+    assert "Below the threshold: " in summary and "from their own models" in summary
+    assert "answered from popularity" not in summary
