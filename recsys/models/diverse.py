@@ -33,11 +33,11 @@ class Diverse:
     kind: ClassVar[str] = "diverse"
     model: Model
     category: ItemArray
-    """`(n_items,)` int32 codes, -1 where unknown; what is unknown is like nothing."""
+    """`(n_items,)` int32 codes, one of its own for each item of which it is unknown: it is like nothing."""
     parent: ItemArray
-    """`(n_items,)` int32 codes of the level above the category, of the category itself where it is the first level."""
+    """`(n_items,)` int32, likewise: the level above the category, or the category where it is of the first level."""
     brand: ItemArray
-    """`(n_items,)` int32 codes, -1 where unknown."""
+    """`(n_items,)` int32, likewise."""
     strength: float
     """From 0, which changes nothing, to 1, which sees no scores."""
     depth: int
@@ -75,7 +75,8 @@ class Diverse:
         """`(n, n)` float32 in [0, 1]: how alike each two of `items` `(n,)` are."""
         alike = np.zeros((len(items), len(items)), dtype=np.float32)
         for codes, weight in ((self.category, CATEGORY), (self.parent, PARENT), (self.brand, BRAND)):
-            alike += _same(codes[items]) * weight
+            those = codes[items]
+            alike += (those[:, None] == those) * weight
         return alike
 
     def state(self) -> ModelState:
@@ -87,9 +88,3 @@ class Diverse:
     def from_state(cls, state: ModelState) -> Self:
         """See `Model`."""
         return cls(model=state.parts[0], **state.fields())
-
-
-def _same(codes: ItemArray) -> NDArray[np.bool_]:
-    """`(n, n)` bool: whether two of `codes` `(n,)` are the same and known."""
-    apart = np.where(codes < 0, -1 - np.arange(len(codes)), codes)
-    return np.asarray(apart[:, None] == apart)

@@ -135,6 +135,14 @@ def test_what_cannot_be_asked_is_refused_by_the_widgets_name(
     assert field in response.json()["detail"] and words in response.json()["detail"]
 
 
+def test_the_documentation_has_an_example_that_works(client: httpx.Client) -> None:
+    route = client.get("/openapi.json").json()["paths"]["/page"]["post"]
+    example = route["requestBody"]["content"]["application/json"]["example"]
+    page = client.post("/page", json=example).json()
+    assert page.keys() == route["responses"]["200"]["content"]["application/json"]["example"].keys()
+    assert list(page["widgets"]) == [widget["name"] for widget in example["widgets"]]
+
+
 def test_bodies_that_are_none(client: httpx.Client) -> None:
     assert client.post("/page", content=b"{").status_code == 400
     assert client.post("/page", content=b"x" * 10_000_000).status_code == 413

@@ -45,8 +45,8 @@ def codes(*values: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
     return np.array(values, dtype=np.int32)
 
 
-UNKNOWN = codes(*[-1] * 8)
-SHELVES = codes(0, 0, 0, 1, 1, 2, -1, -1)
+UNKNOWN = codes(*range(-1, -9, -1))
+SHELVES = codes(0, 0, 0, 1, 1, 2, -7, -8)
 
 
 def over(scores: tuple[float, ...], strength: float = 0.2, **fields: object) -> Diverse:
@@ -66,7 +66,7 @@ def test_picks_by_hand() -> None:
 
 
 def test_a_common_parent_and_a_common_brand_count_for_less() -> None:
-    likeness = replace(over(()), parent=codes(7, 7, 7, 7, 7, 8, -1, -1), brand=codes(0, 1, 0, 0, 1, 0, -1, -1))
+    likeness = replace(over(()), parent=codes(7, 7, 7, 7, 7, 8, -7, -8), brand=codes(0, 1, 0, 0, 1, 0, -7, -8))
     found = likeness.likeness(codes(0, 1, 2, 3, 5, 6, 7))
     assert found[0].tolist() == pytest.approx([1.0, 0.9, 1.0, 0.55, 0.1, 0.0, 0.0])
     assert found[5].tolist() == [0.0] * 5 + [1.0, 0.0]  # what is unknown is like no other unknown thing
@@ -120,8 +120,9 @@ def test_codes_come_from_the_catalogue() -> None:
     assert parents(catalogue).tolist() == [0, 0, 0, 1, -1, 0]
     dataset = replace(make_dataset([(1, 0, 0, "view")], n_items=6, n_users=1), catalogue=catalogue)
     model = DiverseRecommender().fit(dataset.with_spare(2), 10, np.random.default_rng(0))
-    assert model.category.tolist() == [1, 2, 0, 3, -1, 1, -1, -1]
-    assert model.brand.tolist() == [-1, 0, 1, 2, -1, 1, -1, -1][: len(model.brand)]
+    assert model.category.tolist() == [1, 2, 0, 3, -5, 1, -7, -8]
+    assert model.parent.tolist() == [0, 0, 0, 1, -5, 0, -7, -8]
+    assert model.brand.tolist() == [-1, 0, 1, 2, -5, 1, -7, -8]
     assert model.category.dtype == model.parent.dtype == model.brand.dtype == np.int32
 
 

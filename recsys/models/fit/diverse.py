@@ -27,9 +27,9 @@ class DiverseRecommender:
         catalogue = dataset.catalogue
         return Diverse(
             model=order_by(np.zeros(0), "nothing"),
-            category=catalogue.category.astype(np.int32),
-            parent=parents(catalogue),
-            brand=_codes(catalogue.brands),
+            category=_apart(catalogue.category),
+            parent=_apart(parents(catalogue)),
+            brand=_apart(_codes(catalogue.brands)),
             strength=0.0,
             depth=self.depth,
         )
@@ -46,3 +46,8 @@ def _codes(names: Iterable[str | None]) -> ItemArray:
     known: dict[str, int] = {}
     codes = [NO_ITEM if name is None else known.setdefault(name, len(known)) for name in names]
     return np.array(codes, dtype=np.int32)
+
+
+def _apart(codes: ItemArray) -> ItemArray:
+    """`codes` `(n,)` with a negative one of its own for each item whose code is -1."""
+    return np.where(codes < 0, -1 - np.arange(len(codes), dtype=np.int32), codes)
