@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from recsys.models.als import ALSModel
 from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
+from recsys.models.diverse import Diverse
 from recsys.models.frequency import FrequencyModel
 from recsys.models.item_item import ItemItemModel
 from recsys.models.popularity import CategoryPopularityModel, OrderModel
@@ -250,6 +251,7 @@ MODELS: Final[dict[str, type[Model]]] = {
         Confident,
         ContentModel,
         ContentNeighboursModel,
+        Diverse,
         Fallback,
         FrequencyModel,
         ItemItemModel,

@@ -1,7 +1,7 @@
 """Phase 3: the ensemble. Candidates of every source that earns its place, and a ranker that has learnt from past windows.
 
 Home is the ranker's answer where anything is known of the shopper, filled up with phase 2's; who is not known gets phase 2's.
-The other surfaces are those of phase 2.
+The other surfaces are those of phase 2. Home and similar items are then spread over categories.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import optuna
 from recsys import phase2
 from recsys.compose import Confident, Fallback
 from recsys.events import Surface
+from recsys.models.diverse import Diverse
+from recsys.models.fit.diverse import DiverseRecommender
 from recsys.models.fit.frequency import FrequencyRecommender
 from recsys.models.fit.item_item import LocalRidgeRecommender
 from recsys.models.fit.popularity import NewArrivalsRecommender, PopularityRecommender, TrendingRecommender
@@ -25,6 +27,8 @@ from recsys.phase2 import Phase2Config, objective
 from recsys.ranking import Model
 
 NAME: Final = "phase3"
+PLAIN: Final = "phase3_undiversified"
+"""The row of the tables that shows what diversity costs."""
 
 __all__ = ["DEFAULT", "NAME", "Phase3Config", "Workshop", "baselines", "build_surfaces", "home", "objective", "rows"]
 
@@ -37,6 +41,10 @@ class Phase3Config(Phase2Config):
     """A chance of a purchase below which the ranker leaves a place to phase 2."""
     value_weight: float = 0.0
     """What home is ranked by: 0 purchases, 1 expected revenue; see `RankerModel`. Not searched: it is the shop's choice."""
+    home_diversity: float = 0.05
+    """Strength of `Diverse` on home; 0 leaves it out. Not searched either: accuracy alone would always choose 0."""
+    similar_diversity: float = 0.03
+    """The same on the page of an item, where likeness is what is asked for."""
 
 
 DEFAULT: Final = Phase3Config()
@@ -66,6 +74,20 @@ def ranker() -> RankerRecommender:
 
 
 def home(workshop: Workshop, config: Phase3Config) -> Model:
+    """The undiversified answer, spread over categories."""
+    return diverse(workshop, undiversified(workshop, config), config.home_diversity)
+
+
+def diverse(workshop: Workshop, model: Model, strength: float) -> Model:
+    """The model with its first items spread over categories; itself at strength 0."""
+    if strength <= 0:
+        return model
+    fitted = workshop.fit(DiverseRecommender())
+    assert isinstance(fitted, Diverse)
+    return replace(fitted, model=model, strength=strength)
+
+
+def undiversified(workshop: Workshop, config: Phase3Config) -> Model:
     """What the ranker is sure enough of, and below it what phase 2 says."""
     return Fallback((Confident(ranked(workshop, config), config.threshold), phase2.home(workshop, config)), NAME)
 
@@ -78,12 +100,16 @@ def ranked(workshop: Workshop, config: Phase3Config) -> RankerModel:
 
 
 def rows(workshop: Workshop, config: Phase3Config) -> dict[str, Model]:
-    """Every row of the tables: those of phase 2, and the phase."""
-    return {**phase2.rows(workshop, config), "ranker": ranked(workshop, config), NAME: home(workshop, config)}
+    """Every row of the tables: those of phase 2, the ranker, and the phase without and with its diversity."""
+    single: dict[str, Model] = {"ranker": ranked(workshop, config)}
+    if config.home_diversity > 0:
+        single[PLAIN] = undiversified(workshop, config)
+    return {**phase2.rows(workshop, config), **single, NAME: home(workshop, config)}
 
 
 def build_surfaces(workshop: Workshop, config: Phase3Config) -> Surfaces:
     """Every surface's model."""
     surfaces, popularity = phase2.build_surfaces(workshop, config)
-    changed: Mapping[Surface, Model] = {Surface.HOME: home(workshop, config)}
+    similar = diverse(workshop, surfaces[Surface.SIMILAR], config.similar_diversity)
+    changed: Mapping[Surface, Model] = {Surface.HOME: home(workshop, config), Surface.SIMILAR: similar}
     return {**surfaces, **changed}, popularity

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -71,6 +72,20 @@ class Answer:
     outcomes: Outcomes = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where on a page an answer stands."""
+
+    page_id: str
+    widget: str
+    shown: ItemArray
+    """Rows that the widgets before it show."""
+
+
+NO_PAGE: Final = Spot("", "", _NO_ITEMS)
+"""Of an answer that stands alone."""
+
+
 class Answering:
     """Answers requests from the bundle that it is given, logs the exposure, counts."""
 
@@ -90,25 +105,66 @@ class Answering:
     async def answer(self, live: LiveBundle, request: RecommendRequest) -> bytes:
         """The answer as JSON."""
         started = self._clock()
-        degraded = False
-        shopper = Shopper()
-        surface = request.where
         engine = self._rules.on(live)
-        if _is_personal(request) or (engine is not None and engine.reads_history(surface)):
-            try:
-                shopper = await self._shopper(live, request, started)
-            except StoreUnavailableError:
-                degraded = True
-        ruling = None if engine is None else Ruling(engine, started, shopper.history, history_read=not degraded)
-        answer = self.rank(live, request, shopper, self.trend, ruling, degraded=degraded)
+        shopper = await self._known(live, (request,), engine, started)
+        return self._compose(live, request, shopper, engine, started)[1]
+
+    async def page(self, live: LiveBundle, widgets: Mapping[str, RecommendRequest]) -> bytes:
+        """The answers of a page's widgets as JSON: each as ever, but for what those before it show.
+
+        All are the questions of one shopper, whose history is read once.
+        """
+        started = self._clock()
+        engine = self._rules.on(live)
+        shopper = await self._known(live, tuple(widgets.values()), engine, started)
+        page_id, shown, parts = self._id(), _NO_ITEMS, list[bytes]()
+        for name, request in widgets.items():
+            if parts:
+                await asyncio.sleep(0)  # other requests do not wait for a whole page
+                started = self._clock()
+            answer, body = self._compose(live, request, shopper, engine, started, Spot(page_id, name, shown))
+            shown = np.concatenate([shown, answer.ranking.items])
+            parts.append(b"%b:%b" % (orjson.dumps(name), body))
+        return b'{"page_id":"%b","widgets":{%b}}' % (page_id.encode(), b",".join(parts))
+
+    def _id(self) -> str:
+        """The next id of an answer or a page."""
+        return f"{self._prefix}{next(self._number):x}"
+
+    async def _known(
+        self, live: LiveBundle, requests: Sequence[RecommendRequest], engine: Engine | None, now: float
+    ) -> Shopper | None:
+        """What is known of the shopper who asks all of these, where one of them depends on it; None where it cannot be read."""
+        if not any(_reads_history(request, engine) for request in requests):
+            return Shopper()
+        try:
+            return await self._shopper(live, requests[0], now)
+        except StoreUnavailableError:
+            return None
+
+    def _compose(
+        self,
+        live: LiveBundle,
+        request: RecommendRequest,
+        shopper: Shopper | None,
+        engine: Engine | None,
+        now: float,
+        spot: Spot = NO_PAGE,
+    ) -> tuple[Answer, bytes]:
+        """One answer, logged and counted, and the same as JSON. `shopper` is None where the history cannot be read."""
+        reads, surface = _reads_history(request, engine), request.where
+        degraded = reads and shopper is None
+        who = shopper if reads and shopper is not None else Shopper()
+        ruling = None if engine is None else Ruling(engine, now, who.history, history_read=not degraded)
+        answer = self.rank(live, request, who, self.trend, ruling, degraded=degraded, shown=spot.shown)
         self._rules.note(answer.outcomes)
-        request_id = f"{self._prefix}{next(self._number):x}"
-        self._expose(live, request, request_id, answer, started)
+        request_id = self._id()
+        self._expose(live, request, request_id, answer, now, spot)
         shortfall = request.k - len(answer.ranking)
-        body = _write(live, request_id, surface, answer, shortfall, shopper.history)
-        seconds = self._clock() - started
+        body = _write(live, request_id, surface, answer, shortfall, who.history)
+        seconds = self._clock() - now
         self._metrics.answered(surface, answer.served_by, degraded=degraded, seconds=seconds, shortfall=shortfall)
-        return body
+        return answer, body
 
     async def _shopper(self, live: LiveBundle, request: RecommendRequest, now: float) -> Shopper:
         """The bundle's history of the user, then what happened since.
@@ -132,8 +188,12 @@ class Answering:
         ruling: Ruling | None = None,
         *,
         degraded: bool = False,
+        shown: ItemArray = _NO_ITEMS,
     ) -> Answer:
-        """The answer, not logged or counted; `trend` is what is wanted most right now, as item ids."""
+        """The answer, not logged or counted; `trend` is what is wanted most right now, as item ids.
+
+        `shown` are rows that the same page shows already.
+        """
         bundle, catalogue = live.bundle, live.catalogue
         surface = request.where
         if not _is_personal(request):
@@ -147,6 +207,7 @@ class Answering:
         cart = np.array([catalogue.row(item_id) for item_id in request.cart], dtype=np.int32)
         cart = cart[cart != NO_ITEM]
         mask = eligible(live, request.filters, context, cart, shopper.history)
+        mask[shown] = False
         region = NO_ITEM if request.user_id is None else bundle.histories.region_of(request.user_id)
         if request.region is not None:
             region = bundle.histories.region_index.row(request.region)
@@ -190,7 +251,9 @@ class Answering:
         version = None if ruling is None else ruling.engine.version
         return Answer(ranking, served_by, degraded, tuple(warnings), version, ruled.names, ruled.outcomes)
 
-    def _expose(self, live: LiveBundle, request: RecommendRequest, request_id: str, answer: Answer, now: float) -> None:
+    def _expose(
+        self, live: LiveBundle, request: RecommendRequest, request_id: str, answer: Answer, now: float, spot: Spot
+    ) -> None:
         ranking, catalogue = answer.ranking, live.catalogue
         shown = [
             (catalogue.item_id(row), source)
@@ -212,9 +275,23 @@ class Answering:
                     "rules": answer.rules,
                     "moved_by": {item_id: by for (item_id, _), by in zip(shown, answer.moved_by, strict=False) if by},
                     "request": _asked(request),
+                    **_spot(live, spot),
                 }
             )
         )
+
+
+def _spot(live: LiveBundle, spot: Spot) -> dict[str, Any]:
+    """What the log says of an answer that is part of a page: which, and what could not be shown again."""
+    if spot is NO_PAGE:
+        return {}
+    before = [live.catalogue.item_id(row) for row in spot.shown.tolist()]
+    return {"page_id": spot.page_id, "widget": spot.widget, "shown_before": before}
+
+
+def _reads_history(request: RecommendRequest, engine: Engine | None) -> bool:
+    """Whether the answer, or a rule for it, depends on what the shopper did."""
+    return _is_personal(request) or (engine is not None and engine.reads_history(request.where))
 
 
 def _is_personal(request: RecommendRequest) -> bool:

@@ -115,7 +115,11 @@ def _request(line: dict[str, Any]) -> RecommendRequest | None:
     """The question of a logged answer; None where the log does not hold enough of it."""
     members = {name: line.get(name) for name in ("user_id", "session_id", "surface")}
     try:
-        return RecommendRequest.model_validate({"k": max(len(line["items"]), 1), **line.get("request", {}), **members})
+        asked = {"k": max(len(line["items"]), 1), **line.get("request", {}), **members}
+        if before := line.get("shown_before"):  # on the same page
+            filters = asked.get("filters", {})
+            asked["filters"] = {**filters, "exclude_item_ids": [*filters.get("exclude_item_ids", ()), *before]}
+        return RecommendRequest.model_validate(asked)
     except (ValidationError, KeyError, TypeError):
         return None
 

@@ -15,7 +15,18 @@ from service.catalogue_api import UPDATED, CatalogueEditor, ItemsError, parse_it
 from service.catalogue_log import CatalogueLogError
 from service.events import ACCEPTED, DUPLICATE, REJECTED, EventsError, Intake, parse_body
 from service.metrics import Metrics
-from service.schemas import BulkUpdate, Filters, Item, RecommendRequest, in_words, problems, request_from_query
+from service.schemas import (
+    BulkUpdate,
+    Filters,
+    Item,
+    PageError,
+    Problem,
+    RecommendRequest,
+    in_words,
+    problems,
+    read_page,
+    request_from_query,
+)
 from service.settings import Settings
 
 JSON: Final = "application/json"
@@ -48,6 +59,7 @@ class Routes:
         add = router.add_api_route
         add("/recommend", self.recommend_get, methods=["GET"], tags=["answers"], openapi_extra=_RECOMMEND_GET)
         add("/recommend", self.recommend_post, methods=["POST"], tags=["answers"], openapi_extra=_RECOMMEND_POST)
+        add("/page", self.page, methods=["POST"], tags=["answers"], openapi_extra=_PAGE)
         add("/events", self.events, methods=["POST"], tags=["events"], openapi_extra=_EVENTS)
         add("/items/{item_id:path}", self.item, methods=["GET"], tags=["catalogue"])
         add("/items/{item_id:path}", self.put_item, methods=["PUT"], tags=["catalogue"], openapi_extra=_PUT)
@@ -85,6 +97,22 @@ class Routes:
         if question.k > self._settings.max_k:
             return _problem(422, f"k: at most {self._settings.max_k} items can be asked for")
         return Response(await self._answering.answer(self._holder.live, question), media_type=JSON)
+
+    async def page(self, request: Request) -> Response:
+        """Recommend items for several widgets of one page, none of them twice; a widget's answer is that of /recommend."""
+        try:
+            widgets = read_page(orjson.loads(await self._body(request)))
+        except TooLargeError as error:
+            return _problem(413, str(error))
+        except orjson.JSONDecodeError as error:
+            return _problem(400, f"the body is not JSON: {error}")
+        except PageError as error:
+            return _unfit(error.problems)
+        most = self._settings.max_k
+        if large := [name for name, question in widgets.items() if question.k > most]:
+            message = f"at most {most} items can be asked for"
+            return _unfit([{"field": f"widgets.{name}.k", "message": message} for name in large])
+        return Response(await self._answering.page(self._holder.live, widgets), media_type=JSON)
 
     async def events(self, request: Request) -> Response:
         """Tell what shoppers did: one event, a list, or `{"events": [...]}`, at most 1,000; a verdict for each."""
@@ -217,7 +245,11 @@ def _problem(status: int, detail: str) -> Response:
 
 
 def _invalid(error: ValidationError) -> Response:
-    body = {"detail": in_words(error), "errors": problems(error)}
+    return _unfit(problems(error))
+
+
+def _unfit(found: list[Problem]) -> Response:
+    body = {"detail": in_words(found), "errors": found}
     return Response(orjson.dumps(body), 422, media_type=JSON)
 
 
@@ -274,6 +306,20 @@ _RECOMMEND_GET: Final[dict[str, Any]] = {"parameters": _parameters(), "responses
 _RECOMMEND_POST: Final[dict[str, Any]] = {
     "requestBody": {"content": {JSON: {"example": {"user_id": "900", "k": 12, "filters": {"category": "PRODUCE"}}}}},
     "responses": _RESPONSES,
+}
+_WIDGETS: Final = [{"name": "top", "surface": "home", "k": 12}, {"name": "again", "surface": "buy_again", "k": 6}]
+_PAGE: Final[dict[str, Any]] = {
+    "requestBody": {"content": {JSON: {"example": {"user_id": "900", "widgets": _WIDGETS}}}},
+    "responses": {
+        "200": {
+            "description": "The answer of each widget, by its name",
+            "content": {JSON: {"example": {"page_id": "5f0c6b1d9a2e0", "widgets": {"top": _ANSWER}}}},
+        },
+        "422": {
+            "description": "A name or value that cannot be",
+            "content": {JSON: {"example": {"detail": "widgets.top.k: at most 100 items can be asked for"}}},
+        },
+    },
 }
 _ITEM: Final = {
     "title": "OAT DRINK BARISTA",

@@ -22,7 +22,11 @@ MAX_EVENTS: Final = 1_000
 MAX_ITEMS: Final = 1_000
 MAX_PRICE_CENTS: Final = 10**12
 MAX_ID: Final = 256
+MAX_WIDGETS: Final = 10
+"""Of one page."""
 
+Problem = dict[str, str]
+"""What is wrong with a `field`, as a `message`."""
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID, strip_whitespace=True)]
 
 
@@ -46,12 +50,16 @@ class Filters(_Strict):
 NO_FILTERS: Final = Filters()
 
 
-class RecommendRequest(_Strict):
-    """One question. Without user, session and item it is answered for a stranger."""
+class _Shopper(_Strict):
+    """Who asks."""
 
     user_id: Id | None = None
     session_id: Id | None = None
-    surface: Surface | None = Field(default=None, description="home, or similar where an item_id is given, by default.")
+
+
+class _Context(_Strict):
+    """What the answer is to suit."""
+
     item_id: Id | None = Field(default=None, description="The item whose page is shown.")
     cart: tuple[Id, ...] = Field(default=(), max_length=200)
     region: Id | None = Field(default=None, description="Where the shopper is; where the user usually is, by default.")
@@ -61,8 +69,18 @@ class RecommendRequest(_Strict):
         description="What a shopper without a history told of themselves, as `attribute=value`; "
         "what the user export says of the user, by default.",
     )
-    k: int = Field(default=12, ge=1, description="How many items; at most RECSYS_MAX_K.")
     filters: Filters = NO_FILTERS
+
+
+class _Place(_Strict):
+    """Where items are to stand, and how many."""
+
+    surface: Surface | None = Field(default=None, description="home, or similar where an item_id is given, by default.")
+    k: int = Field(default=12, ge=1, description="How many items; at most RECSYS_MAX_K.")
+
+
+class RecommendRequest(_Context, _Place, _Shopper):
+    """One question. Without user, session and item it is answered for a stranger."""
 
     @model_validator(mode="after")
     def _item_where_needed(self) -> RecommendRequest:
@@ -74,6 +92,76 @@ class RecommendRequest(_Strict):
     def where(self) -> Surface:
         """The surface asked for, or the one that the request implies."""
         return self.surface or (Surface.SIMILAR if self.item_id is not None else Surface.HOME)
+
+
+class Widget(_Context, _Place):
+    """One list of a page. What it names holds for it instead of what the page says."""
+
+    name: Id
+
+
+class PageRequest(_Context, _Shopper):
+    """Several questions of one shopper, answered together."""
+
+    widgets: tuple[Widget, ...] = Field(min_length=1, max_length=MAX_WIDGETS)
+
+    def question(self, widget: Widget) -> RecommendRequest:
+        """What a widget asks, with what it leaves to the page.
+
+        Raises:
+            ValidationError: the two together cannot be, see `RecommendRequest`.
+        """
+        told = {name: getattr(self, name) for name in self.model_fields_set - {"widgets"}}
+        own = {name: getattr(widget, name) for name in widget.model_fields_set - {"name"}}
+        return RecommendRequest.model_validate({**told, **own})
+
+
+class PageError(ValueError):
+    """A page that cannot be; `problems` are those of a validation error, with widgets by their names."""
+
+    def __init__(self, found: list[Problem]) -> None:
+        super().__init__(in_words(found))
+        self.problems = found
+
+
+def read_page(content: object) -> dict[str, RecommendRequest]:
+    """The question of each widget of a page, in their order.
+
+    Raises:
+        PageError: something in it is wrong; the message names the widget.
+    """
+    try:
+        page = PageRequest.model_validate(content)
+    except ValidationError as error:
+        raise PageError(_by_name(problems(error), content)) from None
+    questions: dict[str, RecommendRequest] = {}
+    found: list[Problem] = []
+    for widget in page.widgets:
+        field = f"widgets.{widget.name}"
+        if widget.name in questions:
+            found.append({"field": field, "message": "another widget of this page has the same name"})
+        try:
+            questions[widget.name] = page.question(widget)
+        except ValidationError as error:
+            found += [{**one, "field": f"{field}.{one['field']}".rstrip(".")} for one in problems(error)]
+    if found:
+        raise PageError(found)
+    return questions
+
+
+def _by_name(found: list[Problem], content: object) -> list[Problem]:
+    """The same problems, with a widget's name in place of its number where it has one."""
+    widgets = content.get("widgets") if isinstance(content, dict) else None
+    names = [one.get("name") if isinstance(one, dict) else None for one in widgets] if isinstance(widgets, list) else []
+    # Of a list whose members are wrong the length is said to be wrong too: it counts those that are right.
+    members = [problem for problem in found if problem["field"].startswith("widgets.")]
+    named = []
+    for problem in [problem for problem in found if not members or problem["field"] != "widgets"]:
+        field = problem["field"].split(".")
+        if field[0] == "widgets" and len(field) > 1 and isinstance(name := names[int(field[1])], str) and name.strip():
+            field[1] = name.strip()
+        named.append({**problem, "field": ".".join(field)})
+    return named
 
 
 FILTER_NAMES: Final = frozenset(Filters.model_fields)
@@ -215,7 +303,7 @@ _WORDS: Final = {
 """By type of error, where pydantic's own words are not a shop's."""
 
 
-def problems(error: ValidationError) -> list[dict[str, str]]:
+def problems(error: ValidationError) -> list[Problem]:
     """A validation error as field and message, fit for an answer."""
     found = []
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
@@ -226,6 +314,7 @@ def problems(error: ValidationError) -> list[dict[str, str]]:
     return found
 
 
-def in_words(error: ValidationError) -> str:
-    """A validation error as one line."""
-    return "; ".join(f"{p['field']}: {p['message']}" if p["field"] else p["message"] for p in problems(error))
+def in_words(error: ValidationError | list[Problem]) -> str:
+    """A validation error, or its problems, as one line."""
+    found = problems(error) if isinstance(error, ValidationError) else error
+    return "; ".join(f"{p['field']}: {p['message']}" if p["field"] else p["message"] for p in found)

@@ -74,6 +74,8 @@ class Task:
     """`(n_items,)` bool: items with any event before the window."""
     head: Mask
     """`(n_items,)` bool: see `HEAD_SHARE`."""
+    category: ItemArray
+    """`(n_items,)` int32 codes, -1 where unknown."""
 
 
 def make_task(dataset: Dataset, window: Window) -> Task:
@@ -95,6 +97,7 @@ def make_task(dataset: Dataset, window: Window) -> Task:
         available=dataset.catalogue.available,
         sold=np.bincount(seen.item, minlength=dataset.n_items) > 0,
         head=_head(bought.item, dataset.n_items),
+        category=dataset.catalogue.category,
     )
 
 
@@ -132,6 +135,8 @@ class ModelScores:
     by_slice: Mapping[str, Score]
     coverage: float
     long_tail: float
+    categories: float = 0.0
+    """Of the first K: how many different categories, as a share of the items; the mean over shoppers who are shown any."""
     reliability: tuple[Bin, ...] = ()
     """Of the chances that it claims for what it shows; empty where it claims none."""
 
@@ -150,12 +155,14 @@ def score_model(model: Model, task: Task, *, tick: Callable[[], None] = lambda: 
     """Ask one model for every case twice: as it serves, and with what the shopper has bought masked out."""
     values: dict[str, list[tuple[int, list[float]]]] = {name: [] for name in (ALL, NEW, COLD)}
     shown = np.zeros(len(task.available), dtype=np.int64)
-    claims = Reliability()
+    claims, spread = Reliability(), list[float]()
     for number, case in enumerate(task.cases):
         query = _query(case)
         ranking = model.recommend(query, DEPTH, task.available)
         shown[ranking.items[:K]] += 1
         claims.add(ranking.top(K), case.truths)
+        if len(ranking):
+            spread.append(spread_over(task.category[ranking.items[:K]]))
         _add(values[ALL], number, relevant_ranks(ranking, case.truths), len(case.truths))
         cold = case.truths[~task.sold[case.truths]]
         if len(cold):
@@ -181,8 +188,15 @@ def score_model(model: Model, task: Task, *, tick: Callable[[], None] = lambda: 
         by_slice={name: score for name, score in scores.items() if len(score[1])},
         coverage=float((shown > 0).sum() / max(1, task.available.sum())),
         long_tail=float(shown[~task.head].sum() / max(1, shown.sum())),
+        categories=float(np.mean(spread)) if spread else 0.0,
         reliability=tuple(claims.bins()),
     )
+
+
+def spread_over(categories: ItemArray) -> float:
+    """Different values among `categories` `(n,)`, n at least 1, as a share of n; an unknown one (-1) is like no other."""
+    known = categories[categories >= 0]
+    return (len(np.unique(known)) + len(categories) - len(known)) / len(categories)
 
 
 def _add(rows: list[tuple[int, list[float]]], number: int, ranks: NDArray[np.int64], truths: int) -> None:
@@ -233,6 +247,7 @@ def evaluate(
             ]
         rows.append((name, ALL, f"coverage@{K}", result.coverage, None, None, len(task.cases)))
         rows.append((name, ALL, f"long_tail@{K}", result.long_tail, None, None, len(task.cases)))
+        rows.append((name, ALL, f"categories@{K}", result.categories, None, None, len(task.cases)))
         if result.reliability:
             rows.append((name, ALL, ECE, expected_error(result.reliability), None, None, len(task.cases)))
         for one in result.reliability:

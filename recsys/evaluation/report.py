@@ -42,7 +42,7 @@ def _size(frame: pl.DataFrame, slice_name: str) -> int:
 def slice_table(frame: pl.DataFrame, slice_name: str) -> Table:
     """Every metric of every model on one slice."""
     columns = ["model", f"{PRIMARY} [95% interval]", *(str(metric) for metric in METRICS[1:])]
-    catalogue_wide = [f"coverage@{K}", f"long_tail@{K}"] if slice_name == ALL else []
+    catalogue_wide = [f"coverage@{K}", f"long_tail@{K}", f"categories@{K}"] if slice_name == ALL else []
     rows: list[list[Cell]] = [
         [
             model,

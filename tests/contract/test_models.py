@@ -15,6 +15,7 @@ from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
 from recsys.models.fit.als import ALSRecommender
 from recsys.models.fit.content import ContentRecommender
+from recsys.models.fit.diverse import DiverseRecommender
 from recsys.models.fit.frequency import FrequencyRecommender
 from recsys.models.fit.item_item import BasketRecommender, CosineRecommender, LocalRidgeRecommender
 from recsys.models.fit.kin import ContentNeighboursRecommender, KinRecommender
@@ -87,6 +88,12 @@ def similar_content() -> Model:
     return ContentNeighboursModel(neighbours, content)
 
 
+def diverse() -> Model:
+    """Even items are of one category, odd ones of another."""
+    codes = DiverseRecommender().fit(DATASET, DATASET.until, np.random.default_rng(0))
+    return replace(codes, model=fitted(PopularityRecommender()), strength=0.3)
+
+
 QUICK_SEQUENCE = SequenceRecommender(dimensions=8, layers=2, min_steps=200, min_shoppers=1, learning_rate=5e-3)
 QUICK_CONTENT = ContentRecommender(epochs=60, snapshots=3, window_days=7.0, folds=3)
 
@@ -118,6 +125,7 @@ BUILDERS: dict[str, Callable[[], Model]] = {
     "blend": blend,
     "similar_content": lambda: similar_content(),
     "ranker": lambda: fitted(QUICK_RANKER),
+    "diverse": lambda: diverse(),
     "confident": lambda: Confident(fitted(QUICK_RANKER), 0.2),
     **{
         f"phase{number} {surface}": lambda number=number, surface=surface: phase(number)[surface]  # type: ignore[misc]

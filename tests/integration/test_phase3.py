@@ -40,11 +40,10 @@ def test_every_surface_answers_with_reasons(client: httpx.Client, surface: str) 
 
 def test_home_says_how_likely_a_purchase_is_and_which_places_the_ranker_took(client: httpx.Client) -> None:
     items = ask(client, user_id="household-01", k=20)["items"]
-    enhanced = [item for item in items if item["enhanced"]]
-    assert enhanced and items[: len(enhanced)] == enhanced
-    chances = [item["confidence"] for item in enhanced]
-    assert chances == sorted(chances, reverse=True) and chances[-1] > 0 and chances[0] < 1
-    assert all(item["confidence"] is None for item in items[len(enhanced) :])
+    chances = [item["confidence"] for item in items if item["enhanced"]]
+    assert chances and all(0 < chance < 1 for chance in chances)
+    assert chances[0] == max(chances)  # the best stays first; those behind it may change places for diversity
+    assert all(item["confidence"] is None for item in items if not item["enhanced"])
 
 
 def test_a_stranger_gets_the_simple_answer(client: httpx.Client) -> None:

@@ -85,6 +85,7 @@ def test_slices_are_what_their_names_say() -> None:
     assert scores.by_slice[COLD][1].tolist() == [0, 1]
     assert scores.by_slice["history 1-4"][1].tolist() == [0, 1]
     assert scores.coverage == 1.0
+    assert scores.categories == 2 / 5  # even and odd, of five items
 
 
 def test_a_model_that_knows_nothing_scores_zero_everywhere() -> None:
