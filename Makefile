@@ -10,7 +10,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help run ingest tables doctor train-phase1 train-phase2 train-phase3 evaluate evaluate-phase2 evaluate-phase3 publish rollback serve mlflow \
-        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-sequence bench-serve bench-fuzz docs clean
+        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-sequence bench-ablation bench-retailrocket bench-serve bench-fuzz docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -115,7 +115,13 @@ bench-strangers: $(VENV)/installed ## Shoppers after 0, 1, 2 and 5 events (TEST=
 bench-sequence: $(VENV)/installed ## Does attention over visits pay? (validation month only)
 	$(BIN)/python -m benchmarks.sequence
 
-bench-serve: $(VENV)/installed ## /recommend of both phases beside a constant FastAPI route (needs wrk)
+bench-ablation: $(VENV)/installed ## What each source and feature adds to phase 3's ranker (validation month only)
+	$(BIN)/python -m benchmarks.ablation
+
+bench-retailrocket: $(VENV)/installed ## The phases on Retailrocket's buyers (needs ../shared/data)
+	$(BIN)/python -m benchmarks.retailrocket
+
+bench-serve: $(VENV)/installed ## /recommend of every phase beside a constant FastAPI route (needs wrk)
 	$(BIN)/python -m benchmarks.serve
 
 bench-fuzz: $(VENV)/installed-dev ## A million random requests under random business rules

@@ -156,7 +156,14 @@ class Reader:
         """A JSON object of some columns, NULL without any."""
         if not names:
             return "CAST(NULL AS VARCHAR)"
-        return f"CAST(json_object({', '.join(f'{quoted(n)}, {self.column(n)}' for n in names)}) AS VARCHAR)"
+        members = (f"{quoted(name)}, {self._as_json(name)}" for name in names)
+        return f"CAST(json_object({', '.join(members)}) AS VARCHAR)"
+
+    def _as_json(self, name: str) -> str:
+        """Text of a column, a list as JSON, whichever way the file holds it."""
+        text = self.column(name)
+        is_list = self._types.get(name, "").endswith("]")
+        return f"CAST(to_json({identifier(name)}) AS VARCHAR)" if is_list else text
 
 
 def event_select(reader: Reader, source: EventSource) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -160,6 +160,7 @@ class Bundle:
 
 def _read_models(nodes: list[dict[str, Any]], arrays: Arrays) -> list[Model]:
     models: list[Model] = []
+    changes = np.zeros(1, dtype=np.int64)
     for node in nodes:
         if node["kind"] == ContentModel.kind:
             for name in ContentModel.writable:
@@ -169,7 +170,9 @@ def _read_models(nodes: list[dict[str, Any]], arrays: Arrays) -> list[Model]:
             arrays={name: arrays[file] for name, file in node["arrays"].items()},
             parts=tuple(models[part] for part in node["parts"]),
         )
-        models.append(model_from_state(node["kind"], state))
+        model = model_from_state(node["kind"], state)
+        # Content models share what `put` writes, so they share the count of it too.
+        models.append(replace(model, changes=changes) if isinstance(model, ContentModel) else model)
     return models
 
 

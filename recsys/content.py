@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from recsys.ids import HashIndex, hash_id
@@ -72,11 +73,22 @@ def category_levels(path: str | None) -> list[str]:
 
 
 def attribute_values(value: Any) -> list[str]:
-    """An attribute's values as text; none where it is empty or no scalar."""
-    members = value if isinstance(value, (list, tuple)) else [value]
-    return [
-        str(member).strip()[:120] for member in members if isinstance(member, (str, int, float)) and str(member).strip()
-    ]
+    """An attribute's values as text; none where it is empty or no scalar.
+
+    A list may also be written as JSON, as an export has it, and true and false as text: however an item came, it says the same.
+    """
+    members = _list(value)
+    texts = [str(member).strip()[:120] for member in members if isinstance(member, (str, int, float))]
+    return [text.lower() if text in ("True", "False") else text for text in texts if text]
+
+
+def _list(value: Any) -> Sequence[Any]:
+    if isinstance(value, str) and value[:1] == "[" and value[-1:] == "]":
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return [value]
+    return value if isinstance(value, (list, tuple)) else [value]
 
 
 def attribute_block(name: str) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recsys.errors import UserError
-from recsys.events import EVENT_CODE, EventType
+from recsys.events import EVENT_CODE, IDLE_DAYS, EventType
 from recsys.ranking import History, ItemArray
 from recsys.tables import INTERACTIONS, ITEMS, USERS, Table
 
@@ -32,8 +32,6 @@ MAX_HISTORY_EVENTS: Final = 4_000
 REGION_HALF_LIFE_DAYS: Final = 60.0
 MAX_SEGMENT_VALUES: Final = 50
 MIN_SEGMENT_USERS: Final = 20
-IDLE_DAYS: Final = 31
-"""From so many days without any event on, the shop stood still, and its time with it."""
 
 
 class TablesMissingError(UserError, FileNotFoundError):

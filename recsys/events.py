@@ -48,3 +48,7 @@ class Surface(StrEnum):
     BUY_AGAIN = "buy_again"
     TRENDING = "trending"
     NEW_ARRIVALS = "new_arrivals"
+
+
+IDLE_DAYS: Final = 31
+"""From so many days without any event on, the shop stood still, and its time with it: see `recsys.dataset.close_gaps`."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -171,7 +170,7 @@ def set_champion(data_dir: Path, bundle_version: str) -> None:
 
 
 def open_ui(data_dir: Path, port: int) -> None:
-    """Run MLflow's own server on this data until interrupted."""
+    """Become MLflow's own server on this data: a signal to this process reaches it, and ends it."""
     connect(data_dir)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", _tracking_uri(data_dir)]
-    subprocess.run([*command, "--host", "127.0.0.1", "--port", str(port)], check=True)
+    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])

@@ -14,9 +14,10 @@ import numpy as np
 import orjson
 
 from recsys.events import EVENT_TYPES, Surface
-from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Model, Query, Ranking, joined
+from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Model, Query, Ranking
 from recsys.rules.engine import Engine, Outcomes, Ruled
 from recsys.rules.situation import Situation
+from service import joined
 from service.bundles import LiveBundle
 from service.event_log import EventLog
 from service.metrics import Metrics
@@ -223,20 +224,20 @@ class Answering:
         model: Model = (
             bundle.popularity if degraded and surface in _PERSONAL - _OWN_FALLBACK else bundle.surfaces[surface]
         )
-        first, source = _NO_ITEMS, ""
-        if surface is Surface.TRENDING:
-            # What shoppers want right now, then what the bundle saw trending.
-            wanted = np.array([catalogue.row(item_id) for item_id in trend], dtype=np.int32)
-            first, source = wanted[wanted != NO_ITEM], "trending_now"
-        elif surface is Surface.NEW_ARRIVALS:
-            # With a history, content itself ranks those that it can place.
-            placed = bundle.content if len(shopper.history) else None
-            placeless = [row for row in catalogue.newest if placed is None or not placed.knows(row)]
-            first, source = np.array(placeless, dtype=np.int32), "new_arrivals"
 
         def ask(k: int, allowed: Mask) -> Ranking:
-            # Half of the places that are answered, not of those that rules look at.
-            return _after(first, source, request.k // 2, model, query, k, allowed)
+            # Rules may look at more items than are shown; what joined has its share of those that are.
+            if surface is Surface.TRENDING:
+                # What shoppers want right now, then what the bundle saw trending.
+                wanted = np.array([catalogue.row(item_id) for item_id in trend], dtype=np.int32)
+                wanted = wanted[wanted != NO_ITEM]
+                wanted = wanted[allowed[wanted]][: min(k, request.k // 2)]
+                return joined.leading(joined.listed(wanted, "trending_now"), model, query, k, allowed)
+            if surface is Surface.NEW_ARRIVALS:
+                return joined.new_arrivals(live, model, query, k, allowed, shown=request.k)
+            if surface is Surface.SIMILAR:
+                return joined.similar(live, model, query, k, allowed, shown=request.k)
+            return model.recommend(query, k, allowed)
 
         if ruling is None:
             ruled = Ruled(ask(request.k, mask), (), {})
@@ -322,18 +323,6 @@ def _situation(request: RecommendRequest, query: Query, ruling: Ruling) -> Situa
         segments=query.segments,
         segment_names=request.segments,
     )
-
-
-def _after(rows: ItemArray, source: str, most: int, model: Model, query: Query, k: int, mask: Mask) -> Ranking:
-    """Of `rows`, the best first, as many as may be answered, at most `most`; then what the model says."""
-    rows = rows[mask[rows]][: min(most, k)]
-    if len(rows) == 0:
-        return model.recommend(query, k, mask)
-    rest_mask = mask.copy()
-    rest_mask[rows] = False
-    rest = model.recommend(query, k - len(rows), rest_mask)
-    scores = np.arange(len(rows), 0, -1, dtype=np.float32) + np.float32(rest.scores[0] if len(rest) else 0.0)
-    return joined(Ranking(rows, scores, (source,) * len(rows), np.full(len(rows), NO_ITEM, dtype=np.int32)), rest)
 
 
 def eligible(live: LiveBundle, filters: Filters, context: int, cart: ItemArray, history: History) -> Mask:

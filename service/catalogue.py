@@ -52,7 +52,7 @@ class LiveCatalogue:
         self.brand = np.array(base.brand)
         """`(n,)` int32 codes, -1 where unknown."""
         self.newest: list[int] = []
-        """Rows of items that joined, the latest first."""
+        """Rows of items that joined and were not deleted, the latest first."""
         self.revision = 0
         """Grows with every change of a category, brand or price: what was computed from them is computed again."""
         self._fragments: dict[int, bytes] = {}
@@ -227,6 +227,15 @@ class LiveCatalogue:
             self._set(change["item_ids"], change.get("available"), change.get("price_cents"))
         elif change["kind"] == "delete":
             self._set(change["item_ids"], False, None)
+            for item_id in change["item_ids"]:
+                self._withdraw(self.row(item_id))
+
+    def _withdraw(self, row: int) -> None:
+        """Let a row be new no longer, so that it is new again where a `PUT` brings it back."""
+        if row in self.newest:
+            self.newest.remove(row)
+            if self._content is not None:
+                self._content.withdraw(row)
 
     def _mark(self, change: dict[str, Any]) -> None:
         """Remember what is deleted."""
@@ -248,8 +257,11 @@ class LiveCatalogue:
         self._fragments[row] = self._write(row, item)
         self._below.clear()
         self.revision += 1
+        is_new = row >= self._base.n_listed
+        if is_new and row not in self.newest:
+            self.newest.insert(0, row)
         if self._content is not None:
-            self._content.put(row, content_of(item), is_new=row >= self._base.n_listed)
+            self._content.put(row, content_of(item), is_new=is_new)
 
     def _row_for(self, item_id: str) -> int:
         """The item's row, a spare one where it is new, `NO_ITEM` where none is left."""
@@ -261,7 +273,6 @@ class LiveCatalogue:
             return NO_ITEM
         self._joined[item_id] = row
         self._joined_ids.append(item_id)
-        self.newest.insert(0, row)
         hashes = np.append(self._joined_index.hashes, np.uint64(hash_id(item_id)))
         rows = np.append(self._joined_index.rows, np.int32(row))
         order = np.argsort(hashes, kind="stable")

@@ -139,6 +139,7 @@ class CatalogueEditor:
             without_price = len(found) - len(known) if update.set.price_factor is not None else 0
             if update.set.price_factor is not None and update.set.available is None:
                 found = known
+            capped = sum(_is_capped(price, update.set) for _, price in found)
             changes = []
             for start in range(0, len(found), LINE_ITEMS):
                 part = found[start : start + LINE_ITEMS]
@@ -154,6 +155,10 @@ class CatalogueEditor:
             result["unknown_item_ids"] = unknown
         if without_price:
             result["without_price"] = without_price
+        if capped:
+            result["warnings"] = [
+                f"{capped:,} prices would be above {MAX_PRICE_CENTS:,} cents, the most there is, and are that now"
+            ]
         return result
 
     def _set(self, item_ids: list[str], *, available: bool | None) -> dict[str, Any]:
@@ -210,6 +215,12 @@ def _new_price(price: int | None, change: ItemChange) -> int | None:
     if price is None or change.price_factor is None:
         return None
     return min(round(price * change.price_factor), MAX_PRICE_CENTS)
+
+
+def _is_capped(price: int | None, change: ItemChange) -> bool:
+    return (
+        price is not None and change.price_factor is not None and round(price * change.price_factor) > MAX_PRICE_CENTS
+    )
 
 
 def _matching(catalogue: LiveCatalogue, wanted: ItemFilter) -> tuple[list[tuple[str, int | None]], list[str]]:

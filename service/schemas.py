@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -209,7 +210,22 @@ class Event(_Strict):
         return self
 
 
-_Scalar = Annotated[str, StringConstraints(max_length=1_000)] | bool | int | float
+MAX_VALUES: Final = 64
+MAX_VALUE: Final = 1_000
+Cents = Annotated[int, Field(strict=True, ge=0, le=MAX_PRICE_CENTS)]
+"""A price: neither text nor true, which would be 1."""
+
+
+def _attribute(value: Any) -> Any:
+    members = value if isinstance(value, list) else [value]
+    fits = all(
+        isinstance(one, (bool, int, float)) or (isinstance(one, str) and len(one) <= MAX_VALUE) for one in members
+    )
+    if not fits or len(members) > MAX_VALUES:
+        raise ValueError(
+            f"must be text of at most {MAX_VALUE:,} characters, a number, true or false, or a list of at most {MAX_VALUES} of them"
+        )
+    return value
 
 
 class Item(_Strict):
@@ -220,9 +236,9 @@ class Item(_Strict):
     description: str | None = Field(default=None, max_length=20_000)
     category: str | None = Field(default=None, max_length=512, description="From the broadest level down: `A > B > C`.")
     brand: str | None = Field(default=None, max_length=MAX_ID)
-    price_cents: int | None = Field(default=None, ge=0, le=MAX_PRICE_CENTS)
+    price_cents: Cents | None = None
     image_url: str | None = Field(default=None, max_length=2_048)
-    attributes: dict[Id, _Scalar | Annotated[list[_Scalar], Field(max_length=64)]] = Field(
+    attributes: dict[Id, Annotated[Any, AfterValidator(_attribute)]] = Field(
         default_factory=dict, max_length=64, description="Strings, numbers, booleans, or lists of them."
     )
     available: bool = True
@@ -245,8 +261,8 @@ class ItemFilter(_Strict):
     item_ids: tuple[Id, ...] | None = Field(default=None, min_length=1, max_length=10_000)
     category: str | None = Field(default=None, min_length=1, max_length=512)
     brand: str | None = Field(default=None, min_length=1, max_length=MAX_ID)
-    min_price_cents: int | None = Field(default=None, ge=0)
-    max_price_cents: int | None = Field(default=None, ge=0)
+    min_price_cents: Cents | None = None
+    max_price_cents: Cents | None = None
     available: bool | None = None
 
     @model_validator(mode="after")
@@ -260,8 +276,8 @@ class ItemChange(_Strict):
     """What a bulk update does to them."""
 
     available: bool | None = None
-    price_cents: int | None = Field(default=None, ge=0, le=MAX_PRICE_CENTS)
-    price_factor: float | None = Field(default=None, gt=0, le=1_000, description="The price times this.")
+    price_cents: Cents | None = None
+    price_factor: float | None = Field(default=None, strict=True, gt=0, le=1_000, description="The price times this.")
 
     @model_validator(mode="after")
     def _something(self) -> ItemChange:
@@ -279,14 +295,21 @@ class BulkUpdate(_Strict):
     set: ItemChange
 
 
+_WORDS: Final = {
+    "extra_forbidden": "unknown name",
+    "int_type": "must be a whole number, without quotes",
+    "float_type": "must be a number, without quotes",
+}
+"""By type of error, where pydantic's own words are not a shop's."""
+
+
 def problems(error: ValidationError) -> list[Problem]:
     """A validation error as field and message, fit for an answer."""
     found = []
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
-        field = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            message = "unknown name"
+        # The name of an attribute is marked where it is the name that is wrong.
+        field = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+        message = _WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
         found.append({"field": field, "message": message})
     return found
 

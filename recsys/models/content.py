@@ -8,7 +8,7 @@ ago is judged like any other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
@@ -89,6 +89,8 @@ class ContentModel:
     max_candidates: int = 1_000
     """It scores this many eligible items of `order`, the first ones."""
     name: str = "content"
+    changes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, dtype=np.int64), repr=False, compare=False)
+    """`(1,)` int64: how often items were put or withdrawn, so that what was derived from them knows when it is stale; not stored."""
 
     def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
         """See `Model`."""
@@ -176,6 +178,14 @@ class ContentModel:
         if is_new and self.knows(row) and not (self.newest == row).any():
             self.newest[1:] = self.newest[:-1].copy()
             self.newest[0] = row
+        self.changes[0] += 1
+
+    def withdraw(self, row: int) -> None:
+        """Let the item of a row be none of the newest any more; put again, it is the latest."""
+        rest = self.newest[self.newest != row]
+        self.newest[: len(rest)] = rest
+        self.newest[len(rest) :] = NO_ITEM
+        self.changes[0] += 1
 
     def state(self) -> ModelState:
         """See `Model`."""
@@ -191,12 +201,12 @@ class ContentModel:
             "vocabulary_rows": self.encoder.vocabulary.rows,
             "idf": self.encoder.idf,
         }
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for own in fields(self):
+            value = getattr(self, own.name)
             if isinstance(value, (Layer, Scaler)):
-                arrays |= {f"{field.name}_{part.name}": getattr(value, part.name) for part in fields(value)}
-            elif isinstance(value, np.ndarray):
-                arrays[field.name] = value
+                arrays |= {f"{own.name}_{part.name}": getattr(value, part.name) for part in fields(value)}
+            elif isinstance(value, np.ndarray) and own.name != "changes":
+                arrays[own.name] = value
         return ModelState(params, arrays)
 
     @classmethod

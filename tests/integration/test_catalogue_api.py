@@ -67,8 +67,10 @@ def test_a_new_item_is_in_the_next_answer_of_every_worker(client: httpx.Client, 
         assert ids(answer) == ["oat/milk"]
     for answer in everywhere(url, "/recommend", surface="new_arrivals", k=4):
         assert ids(answer)[0] == "oat/milk"
-    for answer in everywhere(url, "/recommend", surface="new_arrivals", user_id="household-01", k=40):
-        assert "oat/milk" in ids(answer)
+    for user in ("household-01", "household-02"):
+        for k in (1, 12):
+            answer = everywhere(url, "/recommend", 1, surface="new_arrivals", user_id=user, k=k)[0]
+            assert ids(answer)[0] == "oat/milk" and answer["items"][0]["source"] == "new_arrivals_for_you"
     for answer in everywhere(url, "/recommend", user_id="household-01", category="DAIRY > MILK", k=10):
         found = {item["item_id"]: item for item in answer["items"]}
         assert found["oat/milk"]["source"] == "content"
@@ -83,6 +85,37 @@ def test_a_new_item_has_similar_products_and_is_a_history_that_answers(client: h
     assert client.post("/events", json=event).json()["verdicts"][0]["reason"] is None
     again = client.get("/recommend", params={"surface": "buy_again", "user_id": "somebody-new", "k": 3}).json()
     assert ids(again) == ["oat-2"]
+
+
+def test_a_new_item_is_on_the_pages_of_items_like_it(client: httpx.Client, url: str) -> None:
+    asked = {"surface": "similar", "item_id": "item-04", "k": 12}
+    assert "oat-page" not in ids(everywhere(url, "/recommend", 1, **asked)[0])
+    client.put("/items/oat-page", json=OAT_MILK)
+    for answer in everywhere(url, "/recommend", **asked):
+        found = {item["item_id"]: item for item in answer["items"]}
+        assert found["oat-page"]["source"] == "similar_content"
+        assert found["oat-page"]["reason"].endswith("HALF & HALF") and len(found) == 12
+    assert client.get("/recommend", params={**asked, "k": 3}).json()["items"][2]["item_id"].startswith("item-")
+
+
+def test_two_new_items_know_each_other_in_whichever_order_they_joined(client: httpx.Client) -> None:
+    alike = {"title": "SOY MILK CREAMER", "category": "DAIRY > MILK"}
+    client.put("/items/twin-a", json=alike)
+    client.get("/recommend", params={"item_id": "twin-a", "k": 3})
+    client.put("/items/twin-b", json=alike)
+    assert ids(client.get("/recommend", params={"item_id": "twin-a", "k": 3}).json())[0] == "twin-b"
+    assert ids(client.get("/recommend", params={"item_id": "twin-b", "k": 3}).json())[0] == "twin-a"
+
+
+def test_what_is_deleted_and_put_again_is_new_again(client: httpx.Client) -> None:
+    client.put("/items/again", json=OAT_MILK)
+    client.post("/items", json=[{"item_id": f"later-{n}", **OAT_MILK} for n in range(3)])
+    arrivals = {"surface": "new_arrivals", "k": 4}
+    assert "again" not in ids(client.get("/recommend", params=arrivals).json())
+    client.delete("/items/again")
+    client.put("/items/again", json=OAT_MILK)
+    assert ids(client.get("/recommend", params=arrivals).json())[0] == "again"
+    assert "again" in ids(client.get("/recommend", params={**arrivals, "user_id": "household-01", "k": 12}).json())
 
 
 @pytest.mark.parametrize("how", ["delete", "filter", "put"])
@@ -162,6 +195,22 @@ def test_a_batch_has_a_verdict_for_each(client: httpx.Client) -> None:
         ("POST", "/items", [], 400, "no item"),
         ("POST", "/items", [{"item_id": "a"}] * 1_001, 400, "at most 1,000"),
         ("POST", "/items", [{"item_id": ""}], 422, "item_id"),
+        ("PUT", "/items/a", {"price_cents": "249"}, 422, "price_cents: must be a whole number, without quotes"),
+        ("PUT", "/items/a", {"price_cents": True}, 422, "price_cents: must be a whole number, without quotes"),
+        (
+            "PATCH",
+            "/items",
+            {"filter": {"brand": "x"}, "set": {"price_cents": "1"}},
+            422,
+            "set.price_cents: must be a whole",
+        ),
+        ("PATCH", "/items", {"filter": {"brand": "x"}, "set": {"price_factor": "2"}}, 422, "must be a number, without"),
+        ("PATCH", "/items", {"filter": {"min_price_cents": True}, "set": {"available": True}}, 422, "must be a whole"),
+        ("PUT", "/items/a", {"attributes": {"x": "y" * 1_001}}, 422, '"attributes.x: must be text of at most 1,000'),
+        ("PUT", "/items/a", {"attributes": {"x": {"y": 1}}}, 422, '"attributes.x: must be text of at most 1,000'),
+        ("PUT", "/items/a", {"attributes": {"x": [1, None]}}, 422, '"attributes.x: must be text of at most 1,000'),
+        ("PUT", "/items/a", {"attributes": {"x": [1] * 65}}, 422, '"attributes.x: must be text of at most 1,000'),
+        ("PUT", "/items/a", {"attributes": {"": 1}}, 422, '"attributes.: String should have at least 1 character'),
         ("DELETE", "/items/nobody", None, 404, "not in the catalogue"),
     ],
 )
@@ -263,6 +312,27 @@ def test_a_factor_leaves_an_item_without_a_price_without_one(client: httpx.Clien
     halve = {"filter": {"item_ids": ["unpriced"]}, "set": {"price_factor": 0.4, "available": True}}
     assert client.patch("/items", json=halve).json() == {"changed": 1, "without_price": 1}
     assert client.get("/items/unpriced").json()["price_cents"] is None
+
+
+def test_a_price_that_would_be_too_high_is_the_highest_and_the_answer_says_so(client: httpx.Client) -> None:
+    client.post(
+        "/items", json=[{"item_id": "dear", **OAT_MILK, "price_cents": 10**11}, {"item_id": "cheap", **OAT_MILK}]
+    )
+    raised = {"filter": {"item_ids": ["dear", "cheap"]}, "set": {"price_factor": 20}}
+    answer = client.patch("/items", json=raised).json()
+    assert answer["changed"] == 2
+    assert answer["warnings"] == [
+        "1 prices would be above 1,000,000,000,000 cents, the most there is, and are that now"
+    ]
+    assert [client.get(f"/items/{item}").json()["price_cents"] for item in ("dear", "cheap")] == [10**12, 20 * 199]
+    client.delete("/items/dear")
+
+
+def test_attributes_are_kept_as_they_were_given(client: httpx.Client, data_dir: Path) -> None:
+    given = {"tags": ["a", 1, 2.5, True], "n": 3, "organic": False, "size": "1 L"}
+    assert client.put("/items/told", json={**OAT_MILK, "attributes": given}).status_code == 201
+    last = orjson.loads((data_dir / CATALOGUE_LOG).read_bytes().splitlines()[-1])
+    assert orjson.dumps(last["item"]["attributes"]) == orjson.dumps(given)
 
 
 def test_a_put_says_what_the_item_is_now(client: httpx.Client) -> None:

@@ -12,11 +12,13 @@ import pytest
 from rich.console import Console
 
 from pipelines.check import TableError, check_table
-from pipelines.doctor import examine
+from pipelines.doctor import doctor, examine
 from pipelines.ingest import connect, ingest, ingest_log
 from pipelines.mapping import MappingError, read_mapping
 from pipelines.propose import propose_mapping
 from pipelines.run import RejectedShareError, build_tables
+from recsys.content import attribute_values
+from recsys.dataset import close_gaps
 from recsys.errors import UserError
 from recsys.tables import INTERACTIONS, TABLES
 
@@ -230,6 +232,40 @@ def test_a_mapping_that_does_not_fit_says_what_to_do(tmp_path: Path, old: str, n
         ingest(mapping, tmp_path / "data", QUIET)
 
 
+@pytest.mark.parametrize("format_", ["jsonl", "parquet", "csv"])
+def test_a_list_of_values_is_a_list_in_whichever_format_it_comes(tmp_path: Path, format_: str) -> None:
+    products = pl.DataFrame({"sku": ["A1", "A2"], "tags": [["t0", "t, 1"], None], "organic": [True, False]})
+    path = tmp_path / f"products.{format_}"
+    if format_ == "jsonl":
+        products.write_ndjson(path)
+    elif format_ == "parquet":
+        products.write_parquet(path)
+    else:
+        texts = products["tags"].map_elements(
+            lambda tags: orjson.dumps(tags.to_list()).decode(), return_dtype=pl.String
+        )
+        products.with_columns(tags=texts).write_csv(path)
+    (tmp_path / "orders.csv").write_text("user,sku,at\nu,A1,2024-05-01 10:00\n")
+    (tmp_path / "shop.toml").write_text(f"""
+        [shop]
+        name = "Lists"
+        [[events]]
+        source = "orders"
+        files = "orders.csv"
+        event_type = "purchase"
+        columns = {{ user_id = "user", item_id = "sku", timestamp = "at" }}
+        [catalogue]
+        files = "{path.name}"
+        format = "{format_}"
+        item_id = "sku"
+        attributes = ["tags", "organic"]
+    """)
+    items = built(tmp_path, tmp_path / "shop.toml")["items"].sort("item_id")
+    first, second = map(orjson.loads, items["attributes"])
+    assert (attribute_values(first["tags"]), attribute_values(first["organic"])) == (["t0", "t, 1"], ["true"])
+    assert (attribute_values(second["tags"]), attribute_values(second["organic"])) == ([], ["false"])
+
+
 def test_a_missing_mapping_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(MappingError, match="--propose"):
         read_mapping(tmp_path / "shop.toml")
@@ -266,3 +302,28 @@ def test_the_doctor_says_how_much_more_is_needed(tmp_path: Path) -> None:
     findings = {finding.check.what: finding for finding in examine(tmp_path / "data")}
     assert findings["interactions"].measured == 4
     assert findings["interactions"].missing == 996
+
+
+def test_the_doctor_counts_recent_days_as_models_see_them(tmp_path: Path) -> None:
+    """A click eight months after the last order: the 240 days between them are one, as `close_gaps` has it."""
+    ingest(shop(tmp_path, LINES), tmp_path / "data", QUIET)
+    log = tmp_path / "data" / "log" / "events.jsonl"
+    log.parent.mkdir()
+    click = {"kind": "event", "event_id": "e", "type": "click", "item_id": "A1", "session_id": "s"}
+    at = "2025-01-05T10:00:00+00:00"
+    log.write_bytes(orjson.dumps({**click, "occurred_at": at, "received_at": at}) + b"\n")
+    ingest_log(tmp_path / "data", QUIET)
+    build_tables(tmp_path / "data", QUIET, as_of=datetime(2025, 2, 1, tzinfo=UTC))
+    seconds = pl.read_parquet(tmp_path / "data" / "tables" / "interactions.parquet")["occurred_at"].sort().dt.epoch("s")
+    closed = close_gaps(seconds.to_numpy())
+    found = {finding.check.what: finding.measured for finding in examine(tmp_path / "data")}
+    assert len(closed) == 5 and closed[-1] - closed[-2] == 86_400
+    assert found["interactions in the last 30 days"] == (closed >= closed[-1] - 30 * 86_400).sum() == 5
+    assert found["interactions in the last 7 days"] == (closed >= closed[-1] - 7 * 86_400).sum()
+
+
+def test_the_doctor_does_not_say_that_models_are_silent(tmp_path: Path) -> None:
+    built(tmp_path, shop(tmp_path, LINES))
+    summary = str(doctor(tmp_path / "data").renderables[-1])
+    assert "Below the threshold: " in summary and "from their own models" in summary
+    assert "answered from popularity" not in summary

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from recsys.bundle import load_bundle
 from recsys.dataset import TablesMissingError, load_dataset, parse_day
 from recsys.errors import UserError
 from recsys.publish import live_version
-from recsys.tracking import CANDIDATE, CHAMPION, REGISTERED_MODEL
+from recsys.tracking import CANDIDATE, CHAMPION, REGISTERED_MODEL, open_ui
 from recsys.train import train
 
 QUIET = Console(quiet=True)
@@ -181,3 +183,22 @@ def test_the_notebook_compares_the_phases(shop: Path, monkeypatch: pytest.Monkey
     shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("phase2" in str(data.get("text/plain", "")) for data in shown)
     assert sum("image/png" in data for data in shown) >= 2
+
+
+class ReplacedError(Exception):
+    """Stands for this process being another one from here on."""
+
+
+def test_the_command_becomes_mlflow_so_that_a_signal_ends_it(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[tuple[str, list[str]]] = []
+
+    def execv(path: str, command: list[str]) -> None:
+        commands.append((path, command))
+        raise ReplacedError
+
+    monkeypatch.setattr(os, "execv", execv)
+    with pytest.raises(ReplacedError):
+        open_ui(shop, 5_123)
+    ((path, command),) = commands
+    assert path == command[0] == sys.executable and command[1:4] == ["-m", "mlflow", "ui"]
+    assert command[-4:] == ["--host", "127.0.0.1", "--port", "5123"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import orjson
 import pytest
 
-from recsys.content import FeatureEncoder, ItemContent, category_levels, words
+from recsys.content import FeatureEncoder, ItemContent, attribute_values, category_levels, words
 from recsys.ids import HashIndex
 from recsys.models.fit.content import ContentRecommender
 from recsys.models.fit.features import fit_features, item_contents
@@ -154,3 +155,40 @@ def test_odd_content_is_learnt_from_without_a_trace_of_nan() -> None:
     ranking = model.recommend(Query(history=history(0, 2)), 10, np.ones(40, dtype=np.bool_))
     assert len(ranking) == 10 and np.isfinite(ranking.scores).all()
     assert np.isfinite(model.hidden).all() and np.isfinite(model.match.weights).all()
+
+
+@pytest.mark.parametrize(
+    ("exported", "put", "values"),
+    [
+        ('["t0","t1"]', ["t0", "t1"], ["t0", "t1"]),
+        ("[1, 2.5]", [1, 2.5], ["1", "2.5"]),
+        ('["t0", null, ["t1"]]', ["t0", None, ["t1"]], ["t0"]),
+        ("[]", [], []),
+        ("true", True, ["true"]),
+        ("False", False, ["false"]),
+        ("3", 3, ["3"]),
+        (json.dumps([f"tag {n}" for n in range(50)]), [f"tag {n}" for n in range(50)], [f"tag {n}" for n in range(50)]),
+    ],
+)
+def test_an_attribute_says_the_same_as_text_of_an_export_and_as_a_value_of_the_api(
+    exported: str, put: object, values: list[str]
+) -> None:
+    assert attribute_values(exported) == attribute_values(put) == values
+
+
+def test_brackets_that_are_no_list_are_text() -> None:
+    assert attribute_values("[sic]") == ["[sic]"] and attribute_values("[") == ["["]
+
+
+def test_attributes_beyond_the_eighth_are_named() -> None:
+    """The first has all items, the next one less, and so on: the ninth and tenth are left out, of the last there is but one."""
+    told = tuple(
+        orjson.dumps(
+            {f"a{n}": f"v{row % 2}" for n in range(10) if row >= n} | ({"once": "x"} if row == 0 else {})
+        ).decode()
+        for row in range(40)
+    )
+    found = fit_features(replace(make_catalogue(40), attributes=told))
+    assert found.encoder.plan.attributes == tuple(f"a{n}" for n in range(8))
+    (warning,) = (text for text in found.warnings if "attributes" in text)
+    assert warning.endswith("these are not: 'a8', 'a9'")

@@ -125,10 +125,10 @@ def test_what_happens_later_changes_no_feature(shop: Dataset) -> None:
     future = shop.events.second >= at
     shuffled = np.where(future, rng.permutation(shop.events.item), shop.events.item).astype(np.int32)
     other = replace(shop, events=replace(shop.events, item=shuffled))
-    one, two = (RANKER._rows(data, at, 7 * DAY, np.random.default_rng(1)) for data in (shop, other))
+    one, two = (RANKER.window_rows(data, at, 7 * DAY, np.random.default_rng(1)) for data in (shop, other))
     keys = [{row.tobytes() for row in part.features} for part in (one, two)]
     everything = RankerRecommender(PLANS, window_days=7.0, negatives=1.0)
-    full = everything._rows(shop, at, 7 * DAY, np.random.default_rng(1))
+    full = everything.window_rows(shop, at, 7 * DAY, np.random.default_rng(1))
     assert keys[0] <= {row.tobytes() for row in full.features}
     assert keys[1] <= {row.tobytes() for row in full.features}
     assert one.bought.any() and not one.bought.all()
@@ -138,7 +138,7 @@ def test_what_happens_later_changes_no_feature(shop: Dataset) -> None:
 def test_serving_sees_the_features_of_training(shop: Dataset, ranker: RankerModel) -> None:
     served = model_from_state("ranker", ranker.state())
     assert isinstance(served, RankerModel)
-    trained = RANKER._proposer(shop, shop.until, np.random.default_rng(0))
+    trained = RANKER.proposer(shop, shop.until, np.random.default_rng(0))
     histories = Histories(shop, shop.until)
     for shopper in range(0, shop.n_users, 7):
         known = histories[shopper]

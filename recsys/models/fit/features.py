@@ -36,6 +36,8 @@ from recsys.ranking import Mask
 
 MAX_ATTRIBUTES: Final = 8
 """Attributes with features of their own: those that most items have."""
+MAX_NAMED: Final = 20
+"""Attributes that one warning names."""
 MAX_FEATURES: Final = 200_000
 MIN_ITEMS: Final = 2
 """A feature that a single item has says nothing of another."""
@@ -142,7 +144,8 @@ def _attributes(text: str | None) -> dict[str, Any]:
 def fit_features(catalogue: Catalogue) -> ItemFeatures:
     """Learn the vocabulary from the catalogue and encode all of it; several recommenders ask for the same one."""
     contents = item_contents(catalogue)[: catalogue.n_listed]
-    plan = _plan(contents)
+    attributes = _attribute_names(contents)
+    plan = _plan(contents, attributes)
     told = _Told.of(contents, plan)
     counts = told.counts()
     shared = sorted(np.flatnonzero(counts >= MIN_ITEMS).tolist(), key=lambda code: (-counts[code], told.keys[code]))
@@ -155,7 +158,7 @@ def fit_features(catalogue: Catalogue) -> ItemFeatures:
         idf=(np.log(max(1, len(contents)) / counts[kept]) + 1e-3).astype(np.float32),
     )
     features, weights = _encode(encoder, told, kept, len(catalogue))
-    found = tuple(_odd(contents, features, told))
+    found = (*_left_out(attributes), *_odd(contents, features, told))
     for warning in found:
         logger.warning(warning)
     return ItemFeatures(encoder, features, weights, found)
@@ -237,16 +240,18 @@ def _vocabulary(keys: Sequence[tuple[str, str]]) -> HashIndex:
     return HashIndex(hashes[rows], rows.astype(np.int32))
 
 
-def _plan(contents: Sequence[ItemContent]) -> ContentPlan:
+def _attribute_names(contents: Sequence[ItemContent]) -> tuple[str, ...]:
+    """Attributes of at least two items, those that most have first."""
     present: Counter[str] = Counter()
-    several: set[str] = set()
     for content in contents:
-        for name, value in content.attributes.items():
-            values = attribute_values(value)
-            present[name] += bool(values)
-            if len(values) > 1:
-                several.add(name)
-    attributes = [name for name, n in sorted(present.items(), key=lambda pair: (-pair[1], pair[0])) if n >= MIN_ITEMS]
+        present.update(name for name, value in content.attributes.items() if attribute_values(value))
+    return tuple(name for name, n in sorted(present.items(), key=lambda pair: (-pair[1], pair[0])) if n >= MIN_ITEMS)
+
+
+def _plan(contents: Sequence[ItemContent], attributes: Sequence[str]) -> ContentPlan:
+    several = {
+        name for content in contents for name, value in content.attributes.items() if len(attribute_values(value)) > 1
+    }
     own = tuple(attributes[:MAX_ATTRIBUTES])
     prices = [float(content.price_cents) for content in contents if content.price_cents]
     edges = {PRICE: _quantiles(prices, PRICE_CLASSES)} if len(prices) >= PRICE_CLASSES else {}
@@ -277,6 +282,16 @@ def _numbers(values: Sequence[Any]) -> list[float] | None:
 def _quantiles(numbers: Sequence[float], classes: int) -> tuple[float, ...]:
     """Ascending edges of classes with equally many of `numbers`."""
     return tuple(float(edge) for edge in np.unique(np.quantile(numbers, np.linspace(0, 1, classes + 1)[1:-1])))
+
+
+def _left_out(attributes: Sequence[str]) -> Iterable[str]:
+    """Attributes for which there is no room, named."""
+    rest = attributes[MAX_ATTRIBUTES:]
+    if rest:
+        names = ", ".join(map(repr, rest[:MAX_NAMED])) + (
+            f" and {len(rest) - MAX_NAMED:,} more" * (len(rest) > MAX_NAMED)
+        )
+        yield f"only the {MAX_ATTRIBUTES} attributes that most items have are learnt from; these are not: {names}"
 
 
 def _odd(contents: Sequence[ItemContent], features: NDArray[np.int32], told: _Told) -> Iterable[str]:

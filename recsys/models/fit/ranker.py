@@ -84,10 +84,20 @@ class RankerRecommender:
         Raises:
             UserError: too little was bought in the past windows.
         """
+        rows = self.rows(dataset, at, rng)
+        network = self.train(rows, int(rng.integers(2**31)))
+        return RankerModel(self.proposer(dataset, at, rng), network, rows.names)
+
+    def rows(self, dataset: Dataset, at: int, rng: np.random.Generator) -> Rows:
+        """What is learnt from: the candidates of every past window.
+
+        Raises:
+            UserError: too little was bought in the past windows.
+        """
         span = (at - int(dataset.events.second[0])) / SECONDS_PER_DAY if len(dataset.events) else 0.0
         days = min(self.window_days, span / (2 * self.windows))
         length = int(days * SECONDS_PER_DAY)
-        found = [self._rows(dataset, at - n * length, length, rng) for n in range(1, self.windows + 1)]
+        found = [self.window_rows(dataset, at - n * length, length, rng) for n in range(1, self.windows + 1)]
         found = [part for part in found if len(part.bought)]
         n_bought = sum(int(part.bought.sum()) for part in found)
         if n_bought < MIN_BOUGHT:
@@ -95,16 +105,15 @@ class RankerRecommender:
                 f"phase 3 learns from what shoppers buy next, and the last {self.windows * days:.0f} days hold {n_bought} "
                 f"such purchases of {MIN_BOUGHT} needed: train phase 2 until there is more data"
             )
-        rows = Rows(
+        return Rows(
             np.concatenate([part.features for part in found]),
             np.concatenate([part.bought for part in found]),
             np.concatenate([part.weights for part in found]),
             found[0].names,
         )
-        network = self._train(rows, int(rng.integers(2**31)))
-        return RankerModel(self._proposer(dataset, at, rng), network, rows.names)
 
-    def _proposer(self, dataset: Dataset, at: int, rng: np.random.Generator) -> Proposer:
+    def proposer(self, dataset: Dataset, at: int, rng: np.random.Generator) -> Proposer:
+        """Sources and facts as they stand at `at`, from a `dataset` that lies before it."""
         sources = tuple(
             Source(plan.recommender.fit(dataset, at, rng), plan.depth, max(plan.depth, plan.reads))
             for plan in self.sources
@@ -113,9 +122,9 @@ class RankerRecommender:
         assert region is None or isinstance(region, RegionalModel)
         return Proposer(sources, fit_facts(dataset, at), region)
 
-    def _rows(self, dataset: Dataset, at: int, length: int, rng: np.random.Generator) -> Rows:
+    def window_rows(self, dataset: Dataset, at: int, length: int, rng: np.random.Generator) -> Rows:
         """What is known before `at` of those who buy in the `length` seconds from then on, and what they buy."""
-        proposer = self._proposer(dataset.before(at), at, rng)
+        proposer = self.proposer(dataset.before(at), at, rng)
         histories = Histories(dataset, at)
         then = dataset.events.between(at, at + length)
         then = then.take(then.event_type == target_event(dataset))
@@ -139,7 +148,7 @@ class RankerRecommender:
         weights = np.where(labels, 1.0, 1.0 / self.negatives).astype(np.float32)
         return Rows(np.concatenate(features), labels, weights, names)
 
-    def _train(self, rows: Rows, seed: int) -> Network:
+    def train(self, rows: Rows, seed: int) -> Network:
         """Adam with one cycle of the learning rate (Smith and Topin, 2019) on the weighted cross entropy."""
         where = device()
         torch.manual_seed(seed)

@@ -1,0 +1,129 @@
+"""What phase 3's ranker owes to each source and to each group of features, on the validation window.
+
+`python -m benchmarks.ablation`. The ranker is trained anew without one source (its candidates and its columns) or one group of
+columns, on the same past windows, and asked for the same shoppers. The test window is never read.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.strict_cold import show
+from recsys import phase3
+from recsys.dataset import load_dataset
+from recsys.evaluation.evaluate import ALL, NEW, Task, evaluate, make_task, paired_differences, primary, sample
+from recsys.evaluation.split import split
+from recsys.models.fit.ranker import RankerRecommender, Rows
+from recsys.models.layers import Network
+from recsys.models.ranker import RankerModel
+from recsys.ranking import Model
+from recsys.reports import Cell, Table, interval, write_report
+
+SHOPPERS: Final = 1_000
+GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
+    "own habits": ("own_",),
+    "facts about items": ("item_",),
+    "category and brand": ("category_", "above_", "brand_"),
+    "scores and ranks of sources": ("buy_again_", "local_ridge_", "popularity_", "trending_", "new_arrivals_"),
+    "price against the usual": ("price_",),
+    "region": ("region_",),
+    "the shopper": ("shopper_",),
+}
+"""Beginnings of the names of their columns."""
+
+
+@dataclass(frozen=True)
+class Blind:
+    """A network that does not see some columns."""
+
+    network: Network
+    columns: NDArray[np.intp]
+
+    def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        seen = rows.copy()
+        seen[:, self.columns] = 0.0
+        return self.network(seen)
+
+
+def without_columns(recommender: RankerRecommender, model: RankerModel, rows: Rows, begins: tuple[str, ...]) -> Model:
+    """The ranker that never saw the columns whose names begin so."""
+    columns = np.flatnonzero([name.startswith(begins) for name in rows.names])
+    hidden = rows.features.copy()
+    hidden[:, columns] = 0.0
+    network = recommender.train(replace(rows, features=hidden), 0)
+    return replace(model, network=Blind(network, columns))  # type: ignore[arg-type]
+
+
+def without_source(recommender: RankerRecommender, model: RankerModel, rows: Rows, name: str) -> Model:
+    """The ranker without a source: what that one alone names is no candidate, and its columns are not seen."""
+    rest = [source for source in model.proposer.sources if source.model.name != name]
+    named = [rows.features[:, rows.names.index(f"{source.model.name}_rank")] >= 1.0 / source.depth for source in rest]
+    keep = np.logical_or.reduce(named)
+    fewer = replace(rows, features=rows.features[keep], bought=rows.bought[keep], weights=rows.weights[keep])
+    sources = tuple(
+        replace(source, depth=0) if source.model.name == name else source for source in model.proposer.sources
+    )
+    narrowed = replace(model, proposer=replace(model.proposer, sources=sources))
+    return without_columns(recommender, narrowed, fewer, (f"{name}_",))
+
+
+def variants(recommender: RankerRecommender, model: RankerModel, rows: Rows) -> dict[str, Model]:
+    """The ranker, then without each part; "again" tells how much another seed of the network matters."""
+    found: dict[str, Model] = {
+        "ranker": replace(model, network=recommender.train(rows, 0)),
+        "again, another seed": replace(model, network=recommender.train(rows, 1)),
+    }
+    for source in track(model.proposer.sources, "without each source"):
+        found[f"without {source.model.name}"] = without_source(recommender, model, rows, source.model.name)
+    for name, begins in track(GROUPS.items(), "without each group"):
+        found[f"without {name}"] = without_columns(recommender, model, rows, begins)
+    return found
+
+
+def table(models: Mapping[str, Model], task: Task) -> Table:
+    """Both slices of every variant, and the paired difference from the whole ranker."""
+    frame, scores = evaluate(models, task)
+    rows: list[list[Cell]] = []
+    for name in models:
+        found = paired_differences(scores, name, ["ranker"])
+        change = {
+            row["slice"]: interval(row["difference"], row["low"], row["high"]) for row in found.iter_rows(named=True)
+        }
+        row: list[Cell] = [name]
+        for slice_name in (ALL, NEW):
+            difference = change.get(slice_name) if name != "ranker" else None
+            row += [round(primary(frame, name, slice_name), 4), difference]
+        rows.append(row)
+    columns = ["ranker", f"ndcg@20, {ALL}", "difference", f"ndcg@20, {NEW}", "difference "]
+    return Table(f"What each part adds (validation window, {len(task.cases):,} shoppers)", columns, rows)
+
+
+def main() -> None:
+    """Measure, print, write the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    arguments = parser.parse_args()
+    console = Console()
+    dataset = load_dataset(arguments.data_dir / "tables")
+    window = split(int(dataset.events.second[0]), dataset.until).validation
+    recommender, past, rng = phase3.ranker(), dataset.before(window.start), np.random.default_rng(0)
+    with console.status("fitting the sources of every past window"):
+        rows = recommender.rows(past, window.start, rng)
+        proposer = recommender.proposer(past, window.start, rng)
+    model = RankerModel(proposer, recommender.train(rows, 0), rows.names)
+    found = table(variants(recommender, model, rows), sample(make_task(dataset, window), SHOPPERS, 0))
+    show(found, console)
+    console.print(f"written: {write_report('ablation', 'make bench-ablation', [found])}")
+
+
+if __name__ == "__main__":
+    main()
