@@ -47,14 +47,17 @@ def describe(query: Query, candidates: ItemArray, answers: Sequence[tuple[str, R
     `answers` are the sources' rankings by name; what they name beyond the candidates is not read.
     """
     m, bought = len(candidates), query.history.of_type(PURCHASE)
+    different, trips = np.unique(bought.items), _trips(bought)
     columns = _sources(candidates, answers)
-    columns |= _own(bought, candidates)
-    columns |= {f"item_{name}": facts.values[candidates, place] for place, name in enumerate(facts.names)}
+    columns |= _own(bought, different, trips, candidates)
+    known = facts.values[candidates].T
+    columns |= {f"item_{name}": known[place] for place, name in enumerate(facts.names)}
     for name, codes in zip(facts.group_names, facts.groups, strict=True):
-        columns |= _group(name, codes, bought, candidates)
+        columns |= _group(name, codes, bought, different, candidates)
     columns |= _price(facts.log_price, bought, candidates)
     columns |= _looked_at(query, candidates)
-    return columns | {name: np.full(m, value, np.float32) for name, value in _shopper(query.history, bought).items()}
+    shopper = _shopper(query.history, bought, len(different), trips)
+    return columns | {name: np.full(m, value, np.float32) for name, value in shopper.items()}
 
 
 def _sources(candidates: ItemArray, answers: Sequence[tuple[str, Ranking]]) -> Columns:
@@ -73,13 +76,12 @@ def _sources(candidates: ItemArray, answers: Sequence[tuple[str, Ranking]]) -> C
     return columns
 
 
-def _own(bought: History, candidates: ItemArray) -> Columns:
-    """Own purchases of the candidate itself."""
-    items, inverse = np.unique(bought.items, return_inverse=True)
+def _own(bought: History, items: ItemArray, trips: NDArray[np.float32], candidates: ItemArray) -> Columns:
+    """Own purchases of the candidate itself; `items` `(n,)` are the different ones bought, ascending."""
     n = len(items)
     # Latest first within each item.
-    order = np.lexsort((bought.age_days, inverse))
-    ages, which = bought.age_days[order], inverse[order]
+    order = np.lexsort((bought.age_days, bought.items))
+    ages, which = bought.age_days[order], items.searchsorted(bought.items[order])
     starts = np.searchsorted(which, np.arange(n))
     counts = np.diff(starts, append=len(which))
     first = ages[starts + counts - 1]
@@ -94,7 +96,6 @@ def _own(bought: History, candidates: ItemArray) -> Columns:
     values |= {f"own_n_{days:g}": np.bincount(which, ages <= days, minlength=n) for days in WINDOWS}
     values |= {f"own_recent_{days:g}": np.bincount(which, np.exp2(-ages / days), minlength=n) for days in HALF_LIVES}
     values["own_rate"] = counts / np.maximum(first, MIN_OBSERVED_DAYS)
-    trips = _trips(bought)
     values["own_trips_since"] = np.searchsorted(trips, last)
     values["own_per_trip"] = values[f"own_n_{WINDOWS[-1]:g}"] / max(1, int((trips <= WINDOWS[-1]).sum()))
     found = items.searchsorted(candidates)
@@ -112,7 +113,7 @@ def _trips(bought: History) -> NDArray[np.float32]:
     return np.unique(np.floor(bought.age_days))
 
 
-def _group(name: str, codes: NDArray[np.int32], bought: History, candidates: ItemArray) -> Columns:
+def _group(name: str, codes: NDArray[np.int32], bought: History, items: ItemArray, candidates: ItemArray) -> Columns:
     """Own purchases of the candidate's category or brand. The unknown code, -1, is a group of its own, the last."""
     n = int(codes.max(initial=-1)) + 2
     history, asked = codes[bought.items] % n, codes[candidates] % n
@@ -122,7 +123,7 @@ def _group(name: str, codes: NDArray[np.int32], bought: History, candidates: Ite
     for days in HALF_LIVES:
         counts = np.bincount(history, np.exp2(-bought.age_days / days), minlength=n)
         columns[f"{name}_recent_{days:g}"] = counts[asked].astype(np.float32)
-    different = np.bincount(codes[np.unique(bought.items)] % n, minlength=n)
+    different = np.bincount(codes[items] % n, minlength=n)
     columns[f"{name}_items"] = different[asked].astype(np.float32)
     return columns
 
@@ -150,9 +151,8 @@ def _looked_at(query: Query, candidates: ItemArray) -> Columns:
     return {"looked_age": last, "looked_n": count, "in_session": session}
 
 
-def _shopper(history: History, bought: History) -> dict[str, float]:
+def _shopper(history: History, bought: History, different: int, trips: NDArray[np.float32]) -> dict[str, float]:
     """What is the same for every candidate."""
-    different, trips = len(np.unique(bought.items)), _trips(bought)
     return {
         "shopper_n": len(history),
         "shopper_n_45": int((bought.age_days <= 45.0).sum()),

@@ -6,7 +6,7 @@ However the weights were fitted (cosine, local ridge, co-purchase), serving them
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from recsys.models.selection import gather_rows, rank, strongest_items, strongest_origin, sum_by_item
 from recsys.ranking import EMPTY_RANKING, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray
 
+MAX_REASONS: Final = 200
+"""So many items of an answer are given a reason; who asks for more reads their scores."""
 Reads = Literal["history", "context", "cart"]
 
 
@@ -49,8 +51,11 @@ class ItemItemModel:
         positive = totals > 0
         ranking = rank(self.name, items[positive], totals[positive], k)
         origin = np.repeat(seeds, lengths)[keep]
-        because = strongest_origin(ranking.items, entries, scores, origin, len(self.indptr) - 1)
-        return Ranking(ranking.items, ranking.scores, ranking.sources, because)
+        because = ranking.because
+        because[:MAX_REASONS] = strongest_origin(
+            ranking.items[:MAX_REASONS], entries, scores, origin, len(self.indptr) - 1
+        )
+        return ranking
 
     def _seeds(self, query: Query) -> tuple[ItemArray, ScoreArray]:
         """Different items to answer from, and how much each counts."""

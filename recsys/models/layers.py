@@ -110,4 +110,4 @@ class Network:
 
 def symlog(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logarithms of sizes, signs kept: counts and ages differ by factors."""
-    return np.sign(features) * np.log1p(np.abs(features))
+    return np.copysign(np.log1p(np.abs(features)), features)

@@ -121,17 +121,16 @@ class RankerModel:
         return np.asarray(np.exp(self.value_weight * np.nan_to_num(log_price)), dtype=np.float32)
 
     def _leading(self, proposal: Proposal, items: ItemArray) -> tuple[tuple[str, ...], ItemArray]:
-        """For each of `items` `(k,)` the source that ranks it highest, the first of equals, and that one's reason."""
+        """For each of `items` `(k,)` the source that named it highest, the first of equals, and that one's reason."""
         best = np.full(len(items), np.iinfo(np.int64).max)
         which = np.zeros(len(items), dtype=np.intp)
         because = np.full(len(items), NO_ITEM, dtype=np.int32)
         order = np.argsort(items)
         ascending = items[order]
-        for number, answer in enumerate(proposal.answers):
-            if len(answer) == 0:
-                continue
-            found = np.minimum(ascending.searchsorted(answer.items), len(items) - 1)
-            ranks = np.flatnonzero(ascending[found] == answer.items)
+        for number, (answer, source) in enumerate(zip(proposal.answers, self.proposer.sources, strict=True)):
+            named = answer.items[: source.depth]
+            found = np.minimum(ascending.searchsorted(named), len(items) - 1)
+            ranks = np.flatnonzero(ascending[found] == named)
             places = order[found[ranks]]
             better = ranks < best[places]
             ranks, places = ranks[better], places[better]
