@@ -198,29 +198,9 @@ class Answering:
         surface = request.where
         if not _is_personal(request):
             shopper = Shopper()  # that a rule has to know more changes no model's answer
-        warnings = []
-        context = NO_ITEM
-        if request.item_id is not None:
-            context = catalogue.row(request.item_id)
-            if context == NO_ITEM:
-                warnings.append(f"item {request.item_id!r} is not in the catalogue")
-        cart = np.array([catalogue.row(item_id) for item_id in request.cart], dtype=np.int32)
-        cart = cart[cart != NO_ITEM]
-        mask = eligible(live, request.filters, context, cart, shopper.history)
+        query, warnings = _question(live, request, shopper)
+        mask = eligible(live, request.filters, query.context_item, query.cart_items, shopper.history)
         mask[shown] = False
-        region = NO_ITEM if request.user_id is None else bundle.histories.region_of(request.user_id)
-        if request.region is not None:
-            region = bundle.histories.region_index.row(request.region)
-            if region == NO_ITEM:
-                warnings.append(f"region {request.region!r} is not known yet")
-        category = NO_ITEM if context == NO_ITEM else catalogue.bundle_category(context)
-        segments = _NO_ITEMS if request.user_id is None else bundle.histories.segments_of(request.user_id)
-        if request.segments:
-            codes = [bundle.histories.segment_index.row(name) for name in request.segments]
-            unknown = [name for name, code in zip(request.segments, codes, strict=True) if code == NO_ITEM]
-            warnings += [f"segment {name!r} is not known" for name in unknown]
-            segments = np.unique(np.array([code for code in codes if code != NO_ITEM], dtype=np.int32))
-        query = Query(surface, shopper.history, shopper.session_items, cart, context, category, region, segments)
         model: Model = (
             bundle.popularity if degraded and surface in _PERSONAL - _OWN_FALLBACK else bundle.surfaces[surface]
         )
@@ -279,6 +259,40 @@ class Answering:
                 }
             )
         )
+
+
+def _question(live: LiveBundle, request: RecommendRequest, shopper: Shopper) -> tuple[Query, list[str]]:
+    """The request in rows and codes, and what in it could not be used."""
+    catalogue, histories = live.catalogue, live.bundle.histories
+    warnings = []
+    context = NO_ITEM
+    if request.item_id is not None:
+        context = catalogue.row(request.item_id)
+        if context == NO_ITEM:
+            warnings.append(f"item {request.item_id!r} is not in the catalogue")
+    cart = np.array([catalogue.row(item_id) for item_id in request.cart], dtype=np.int32)
+    region = NO_ITEM if request.user_id is None else histories.region_of(request.user_id)
+    if request.region is not None:
+        region = histories.region_index.row(request.region)
+        if region == NO_ITEM:
+            warnings.append(f"region {request.region!r} is not known yet")
+    segments = _NO_ITEMS if request.user_id is None else histories.segments_of(request.user_id)
+    if request.segments:
+        codes = [histories.segment_index.row(name) for name in request.segments]
+        unknown = [name for name, code in zip(request.segments, codes, strict=True) if code == NO_ITEM]
+        warnings += [f"segment {name!r} is not known" for name in unknown]
+        segments = np.unique(np.array([code for code in codes if code != NO_ITEM], dtype=np.int32))
+    query = Query(
+        surface=request.where,
+        history=shopper.history,
+        session_items=shopper.session_items,
+        cart_items=cart[cart != NO_ITEM],
+        context_item=context,
+        category=NO_ITEM if context == NO_ITEM else catalogue.bundle_category(context),
+        region=region,
+        segments=segments,
+    )
+    return query, warnings
 
 
 def _spot(live: LiveBundle, spot: Spot) -> dict[str, Any]:
