@@ -39,7 +39,7 @@ STRANGER_DEPTH: Final = 500
 STRANGER_POWER: Final = 0.5
 """Strangers are many shoppers, not those who buy most."""
 CANDIDATES: Final = 200
-"""Content scores so many items, the most promising ones. More cost time, and on validation rank new arrivals worse."""
+"""Content scores so many items, the most promising ones. More cost time; in a trial on validation, which no command repeats, they ranked new arrivals worse."""
 
 __all__ = ["DEFAULT", "NAME", "Phase2Config", "Workshop", "baselines", "build_surfaces", "home", "rows"]
 
