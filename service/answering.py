@@ -7,7 +7,6 @@ import itertools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +19,7 @@ from recsys.rules.situation import Situation
 from service import joined
 from service.bundles import LiveBundle
 from service.event_log import EventLog
+from service.logins import Logins
 from service.metrics import Metrics
 from service.reasons import reasons
 from service.rules import RulesHolder
@@ -94,6 +94,7 @@ class Answering:
     ) -> None:
         self._store = store
         self._log = log
+        self._logins = Logins(store, log, clock)
         self._rules = rules
         self._metrics = metrics
         self._clock = clock
@@ -105,6 +106,7 @@ class Answering:
     async def answer(self, live: LiveBundle, request: RecommendRequest) -> bytes:
         """The answer as JSON."""
         started = self._clock()
+        await self._logins.note(request.user_id, request.session_id)
         engine = self._rules.on(live)
         shopper = await self._known(live, (request,), engine, started)
         return self._compose(live, request, shopper, engine, started)[1]
@@ -115,6 +117,8 @@ class Answering:
         All are the questions of one shopper, whose history is read once.
         """
         started = self._clock()
+        first = next(iter(widgets.values()))
+        await self._logins.note(first.user_id, first.session_id)
         engine = self._rules.on(live)
         shopper = await self._known(live, tuple(widgets.values()), engine, started)
         page_id, shown, parts = self._id(), _NO_ITEMS, list[bytes]()
@@ -236,28 +240,28 @@ class Answering:
     ) -> None:
         ranking, catalogue = answer.ranking, live.catalogue
         shown = [
-            (catalogue.item_id(row), source)
+            (catalogue.item_id(row), source, None)
             for row, source in zip(ranking.items.tolist(), ranking.sources, strict=True)
         ]
-        self._log.append_later(
-            orjson.dumps(
-                {
-                    "kind": "exposure",
-                    "request_id": request_id,
-                    "occurred_at": datetime.fromtimestamp(now, UTC),
-                    "user_id": request.user_id,
-                    "session_id": request.session_id,
-                    "surface": request.where,
-                    "served_by": answer.served_by,
-                    "model_version": live.bundle.version,
-                    "degraded": answer.degraded,
-                    "items": shown,
-                    "rules": answer.rules,
-                    "moved_by": {item_id: by for (item_id, _), by in zip(shown, answer.moved_by, strict=False) if by},
-                    "request": _asked(request),
-                    **_spot(live, spot),
-                }
-            )
+        moved = {item_id: by for (item_id, *_), by in zip(shown, answer.moved_by, strict=False) if by}
+        self._log.expose(
+            {
+                "request_id": request_id,
+                "occurred_at": now,
+                "user_id": request.user_id,
+                "session_id": request.session_id,
+                "surface": request.where,
+                "served_by": answer.served_by,
+                "model_version": live.bundle.version,
+                "phase": live.bundle.manifest["phase"],
+                "degraded": answer.degraded,
+                "rules": answer.rules,
+                "arms": {},
+                "items": shown,
+                "request": _asked(request),
+                "moved_by": moved or None,
+                **_spot(live, spot),
+            }
         )
 
 
@@ -298,7 +302,7 @@ def _question(live: LiveBundle, request: RecommendRequest, shopper: Shopper) -> 
 def _spot(live: LiveBundle, spot: Spot) -> dict[str, Any]:
     """What the log says of an answer that is part of a page: which, and what could not be shown again."""
     if spot is NO_PAGE:
-        return {}
+        return {"page_id": None, "widget": None, "shown_before": None}
     before = [live.catalogue.item_id(row) for row in spot.shown.tolist()]
     return {"page_id": spot.page_id, "widget": spot.widget, "shown_before": before}
 

@@ -16,6 +16,8 @@ from recsys.bundle import BundleError, read_manifest
 from recsys.errors import UserError
 from recsys.publish import live_version
 from recsys.rules.reading import read_rules
+from recsys.store.database import database_url, open_database
+from recsys.store.migrate import upgrade
 from service.embedded_redis import embedded_redis
 from service.settings import Settings
 
@@ -24,7 +26,7 @@ def serve(settings: Settings) -> None:
     """Serve until interrupted, terminated or hung up on; then everything that was started is stopped.
 
     Raises:
-        UserError: no bundle is live, the rules cannot be used, the port is taken, or Redis does not start.
+        UserError: no bundle is live, the rules or the database cannot be used, the port is taken, or Redis does not start.
     """
     bundles = settings.data_dir / "bundles"
     version = live_version(bundles)
@@ -34,6 +36,9 @@ def serve(settings: Settings) -> None:
     if settings.rules is not None:
         read_rules(settings.rules)
     _require_free(settings.host, settings.port)
+    engine = open_database(database_url(settings.data_dir, settings.database_url))
+    upgrade(engine)
+    engine.dispose()
     # uvicorn shuts down at a signal and then raises it again: by default that would end the process before the block does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
