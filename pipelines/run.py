@@ -23,7 +23,15 @@ from recsys.events import EVENT_WEIGHT
 from recsys.tables import RAW_TABLES, TABLES
 
 HERE: Final = Path(__file__).parent
-STAGING: Final = ("stg_events", "stg_unique_events", "stg_returns", "stg_kept_events", "stg_sessions", "stg_items")
+STAGING: Final = (
+    "stg_logins",
+    "stg_events",
+    "stg_unique_events",
+    "stg_returns",
+    "stg_kept_events",
+    "stg_sessions",
+    "stg_items",
+)
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """An event may be this far ahead of the run that reads it."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -17,6 +17,9 @@ from rich.console import Console
 from rich.text import Text
 
 from recsys.errors import UserError
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 app = typer.Typer(
     name="recsys",
@@ -29,9 +32,22 @@ rules_app = typer.Typer(no_args_is_help=True, help="Business rules: what may, mu
 app.add_typer(rules_app, name="rules")
 experiments_app = typer.Typer(no_args_is_help=True, help="Experiments: who gets what, and how long it takes to tell.")
 app.add_typer(experiments_app, name="experiments")
+db_app = typer.Typer(no_args_is_help=True, help="The database of events and exposures.")
+app.add_typer(db_app, name="db")
+events_app = typer.Typer(no_args_is_help=True, help="Events: take a file in, see what became of them.")
+app.add_typer(events_app, name="events")
 console = Console(stderr=False)
 
 DataDir = Annotated[Path, typer.Option("--data-dir", envvar="RECSYS_DATA_DIR", help="Where this shop's files live.")]
+Database = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        envvar=["RECSYS_DATABASE_URL", "DATABASE_URL"],
+        show_envvar=True,
+        help="postgresql://user@host/name; a SQLite file in the data directory by default.",
+    ),
+]
 Phase = Annotated[
     int,
     typer.Option(
@@ -61,12 +77,13 @@ def ingest(
 
 
 @app.command()
-def tables(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+def tables(data_dir: DataDir = DEFAULT_DATA_DIR, database: Database = None) -> None:
     """Build the tables from all that was ingested, and from what the service was told: events and catalogue changes."""
     from pipelines.ingest import ingest_catalogue_log, ingest_log
     from pipelines.run import build_tables
+    from recsys.store.database import database_url
 
-    ingest_log(data_dir, console)
+    ingest_log(database_url(data_dir, database), data_dir, console)
     ingest_catalogue_log(data_dir, console)
     build_tables(data_dir, console)
 
@@ -154,13 +171,95 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.")] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
+    database: Database = None,
 ) -> None:
     """Serve the live bundle: API and storefront. Settings: docs/api.md."""
     from service.server import serve as run
+
+    run(_settings(host=host, port=port, workers=workers, data_dir=data_dir, database_url=database))
+
+
+def _settings(**given: Any) -> Settings:
+    """The environment's settings, and what was given on the command line."""
     from service.settings import Settings
 
-    given: dict[str, Any] = {"host": host, "port": port, "workers": workers, "data_dir": data_dir}
-    run(Settings(**{name: value for name, value in given.items() if value is not None}))
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+@db_app.command("upgrade")
+def upgrade_database(data_dir: DataDir = DEFAULT_DATA_DIR, database: Database = None) -> None:
+    """Bring the database's tables up to date; `recsys serve` does so too."""
+    from recsys.store.database import database_url, open_database
+    from recsys.store.migrate import upgrade
+
+    engine = open_database(database_url(data_dir, database))
+    console.print("upgraded" if upgrade(engine) else "up to date")
+
+
+@db_app.command("status")
+def database_status(data_dir: DataDir = DEFAULT_DATA_DIR, database: Database = None) -> None:
+    """Say which database is used, its version, and how much it holds."""
+    from recsys.store.database import database_url, exists, open_database
+    from recsys.store.migrate import version
+    from recsys.store.reading import count
+    from recsys.store.schema import HEAD, METADATA
+
+    url = database_url(data_dir, database)
+    typer.echo(url.render_as_string(hide_password=True))
+    engine = open_database(url)
+    found = version(engine) if exists(url) else None
+    if found != HEAD:
+        typer.echo(f"version {found or 'none'}, this program's is {HEAD}: run `recsys db upgrade`")
+        return
+    typer.echo(f"version {found}, up to date")
+    for table in METADATA.sorted_tables:
+        typer.echo(f"{table.name:<10} {count(engine, table):>12,} rows")
+
+
+@db_app.command("import-log")
+def import_old_log(data_dir: DataDir = DEFAULT_DATA_DIR, database: Database = None) -> None:
+    """Take logs of older versions (log/*.jsonl) into the database, once; `recsys tables` does so too."""
+    from recsys.store.database import database_url, open_database
+    from recsys.store.migrate import upgrade
+    from recsys.store.old_log import import_log
+
+    engine = open_database(database_url(data_dir, database))
+    upgrade(engine)
+    done = import_log(engine, data_dir)
+    console.print(
+        f"{done.events:,} events, {done.exposures:,} exposures; {done.known:,} known already, {done.unreadable:,} unreadable"
+    )
+
+
+@events_app.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(help="JSON lines, each as POST /events takes it: ours or GA4's.")],
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    database: Database = None,
+) -> None:
+    """Take a file of events in, judged as the API judges them; what was sent before counts once."""
+    from service.importing import import_events
+
+    done = import_events(_settings(data_dir=data_dir, database_url=database), file)
+    console.print(", ".join(f"{count:,} {verdict}" for verdict, count in sorted(done.verdicts.items())) or "no events")
+    for example in done.examples:
+        console.print(Text(f"  rejected, {example}"), soft_wrap=True)
+
+
+@events_app.command("tail")
+def tail_events(
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many.")] = 20,
+    follow: Annotated[bool, typer.Option(help="Go on with those that come; Ctrl-C ends it.")] = False,
+    rejected: Annotated[bool, typer.Option(help="Only what was rejected.")] = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    database: Database = None,
+) -> None:
+    """Print the latest events with their verdicts and reasons."""
+    from service.importing import tail
+
+    settings = _settings(data_dir=data_dir, database_url=database)
+    for line in tail(settings, number, follow=follow, rejected=rejected):
+        typer.echo(line)
 
 
 @rules_app.command("check")
@@ -170,9 +269,11 @@ def check_rules(
     limit: Annotated[int, typer.Option(min=1, help="Requests to try the rules on, the latest of the log.")] = 500,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
+    database: Database = None,
 ) -> None:
     """Validate a rule file, try it on logged requests, and say what each rule changes and costs."""
     from recsys.rules.reading import read_rules
+    from recsys.store.database import database_url
     from service.dry_run import dry_run, predictor_of
     from service.dry_run_tables import as_json as to_json
     from service.dry_run_tables import print_dry_run
@@ -180,7 +281,7 @@ def check_rules(
 
     rules = read_rules(file)
     live = open_live(data_dir, bundle)
-    requests, requests_from = requests_for(data_dir, live, limit)
+    requests, requests_from = requests_for(database_url(data_dir, database), live, limit)
     run = dry_run(live, rules, requests, predictor_of(live.bundle))
     if as_json:
         typer.echo(orjson.dumps(to_json(run, requests_from), option=orjson.OPT_INDENT_2).decode())

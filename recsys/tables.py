@@ -144,12 +144,26 @@ RAW_EXPOSURES: Final = Table(
     ),
 )
 
+RAW_MERGES: Final = Table(
+    "raw_merges",
+    grain="one change of who a session of the service's log belongs to",
+    key=("number",),
+    order_by=("number",),
+    columns=(
+        _c("number", "BIGINT", "order in which they became known"),
+        _c("session_id", "VARCHAR", ""),
+        _c("user_id", "VARCHAR", ""),
+        _c("since", "TIMESTAMP", ""),
+    ),
+)
+
 RAW_TABLES: Final = {
     "events": RAW_EVENTS,
     "items": RAW_ITEMS,
     "changes": RAW_CHANGES,
     "users": RAW_USERS,
     "exposures": RAW_EXPOSURES,
+    "merges": RAW_MERGES,
 }
 """What `recsys ingest` writes, `raw/<source>.<kind>.parquet`, by kind."""
 

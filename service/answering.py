@@ -7,7 +7,6 @@ import itertools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 from zlib import crc32
 
@@ -23,6 +22,7 @@ from service import joined
 from service.arms import Arms, Line
 from service.bundles import LiveBundle
 from service.event_log import EventLog
+from service.logins import Logins
 from service.metrics import Metrics
 from service.reasons import reasons
 from service.schemas import NO_FILTERS, Filters, RecommendRequest
@@ -110,6 +110,7 @@ class Answering:
     ) -> None:
         self._store = store
         self._log = log
+        self._logins = Logins(store, log, clock)
         self._arms = arms
         self._metrics = metrics
         self._clock = clock
@@ -121,6 +122,7 @@ class Answering:
     async def answer(self, request: RecommendRequest) -> bytes:
         """The answer as JSON."""
         started = self._clock()
+        await self._logins.note(request.user_id, request.session_id)
         line = self._arms.line(request, started)
         recorded = await self._recorded([(line, request)])
         shopper = self._shopper(line.live, request, recorded, started)
@@ -132,6 +134,8 @@ class Answering:
         All are the questions of one shopper, of whom what Redis holds is read once.
         """
         started = self._clock()
+        first = next(iter(widgets.values()))
+        await self._logins.note(first.user_id, first.session_id)
         lines = {name: self._arms.line(request, started) for name, request in widgets.items()}
         recorded = await self._recorded([(lines[name], request) for name, request in widgets.items()])
         page_id, shown, parts = self._id(), tuple[str, ...](), list[bytes]()
@@ -268,27 +272,26 @@ class Answering:
             (catalogue.item_id(row), source, answer.propensity)
             for row, source in zip(ranking.items.tolist(), ranking.sources, strict=True)
         ]
-        self._log.append_later(
-            orjson.dumps(
-                {
-                    "kind": "exposure",
-                    "request_id": request_id,
-                    "occurred_at": datetime.fromtimestamp(now, UTC),
-                    "user_id": request.user_id,
-                    "session_id": request.session_id,
-                    "surface": request.where,
-                    "served_by": answer.served_by,
-                    "model_version": live.bundle.version,
-                    "degraded": answer.degraded,
-                    "items": shown,
-                    "arms": {placement.experiment: placement.arm for placement in line.placements},
-                    "plan": line.plan,
-                    "rules": answer.rules,
-                    "moved_by": {item_id: by for (item_id, *_), by in zip(shown, answer.moved_by, strict=False) if by},
-                    "request": _asked(request),
-                    **_spot(spot),
-                }
-            )
+        moved = {item_id: by for (item_id, *_), by in zip(shown, answer.moved_by, strict=False) if by}
+        self._log.expose(
+            {
+                "request_id": request_id,
+                "occurred_at": now,
+                "user_id": request.user_id,
+                "session_id": request.session_id,
+                "surface": request.where,
+                "served_by": answer.served_by,
+                "model_version": live.bundle.version,
+                "phase": live.bundle.phase,
+                "degraded": answer.degraded,
+                "rules": answer.rules,
+                "arms": {placement.experiment: placement.arm for placement in line.placements},
+                "plan": line.plan,
+                "items": shown,
+                "request": _asked(request),
+                "moved_by": moved or None,
+                **_spot(spot),
+            }
         )
 
 
@@ -337,7 +340,7 @@ def _rows(live: LiveBundle, item_ids: Sequence[str]) -> ItemArray:
 def _spot(spot: Spot) -> dict[str, Any]:
     """What the log says of an answer that is part of a page: which, and what could not be shown again."""
     if spot is NO_PAGE:
-        return {}
+        return {"page_id": None, "widget": None, "shown_before": None}
     return {"page_id": spot.page_id, "widget": spot.widget, "shown_before": spot.shown}
 
 

@@ -21,6 +21,7 @@ from service.catalogue_api import CatalogueEditor
 from service.catalogue_log import CatalogueLog
 from service.event_log import EventLog
 from service.events import Intake
+from service.healing import HEAL_SECONDS, Healer
 from service.metrics import Metrics
 from service.routes import Routes
 from service.rules import RulesHolder
@@ -47,6 +48,7 @@ def create_app(
     """Wire the service. `clock` gives Unix time."""
     answering = Answering(store, log, arms, metrics, clock)
     intake = Intake(store, log, metrics, clock)
+    healer = Healer(log.engine, store, clock)
     editor = CatalogueEditor(holder, catalogue_log, metrics, clock)
 
     async def look_after_bundle() -> None:
@@ -57,7 +59,6 @@ def create_app(
         rules.forget([holder.live.catalogue, *arms.catalogues])
 
     async def look_after_redis() -> None:
-        await store.recover()
         try:
             trend = await store.trend(clock(), TREND_ITEMS)
         except StoreUnavailableError:
@@ -67,7 +68,7 @@ def create_app(
     async def look_after_metrics() -> None:
         created = datetime.fromisoformat(holder.live.bundle.manifest["created_at"]).astimezone(UTC).timestamp()
         metrics.state(
-            bundle_age_seconds=clock() - created, pending=store.pending, waiting=holder.live.catalogue.n_waiting
+            bundle_age_seconds=clock() - created, behind=store.behind, waiting=holder.live.catalogue.n_waiting
         )
 
     @asynccontextmanager
@@ -77,6 +78,7 @@ def create_app(
         tasks = [
             asyncio.create_task(_every(settings.reload_seconds, look_after_bundle), name="bundle"),
             asyncio.create_task(_every(settings.trend_refresh_seconds, look_after_redis), name="redis"),
+            asyncio.create_task(_every(HEAL_SECONDS, healer.look), name="healing"),
             asyncio.create_task(_every(1.0, look_after_metrics), name="metrics"),
         ]
         yield
@@ -95,7 +97,7 @@ def create_app(
         version=holder.live.bundle.version,
         lifespan=lifespan,
     )
-    app.include_router(Routes(holder, answering, intake, editor, metrics, settings).router)
+    app.include_router(Routes(holder, answering, intake, editor, log, metrics, settings).router)
     app.mount("/", StaticFiles(directory=WEB, html=True), name="storefront")
     return app
 

@@ -42,12 +42,15 @@ class Metrics:
             registry=registry,
             multiprocess_mode="max",
         )
-        self._pending = Gauge(
-            "recsys_events_pending",
-            "Events that wait for Redis",
+        self._behind = Gauge(
+            "recsys_histories_behind",
+            "1 while events of the database are missing in Redis",
             ["shop"],
             registry=registry,
-            multiprocess_mode="livesum",
+            multiprocess_mode="livemax",
+        )
+        self._unmatched = Counter(
+            "recsys_renders_unmatched", "Renders that name no exposure", ["shop"], registry=registry
         )
         self._changes = Counter("recsys_items_changed", "Items by verdict", ["shop", "verdict"], registry=registry)
         self._waiting = Gauge(
@@ -120,6 +123,10 @@ class Metrics:
         """Count exposures that could not be written."""
         self._lost.labels(self._shop).inc(n)
 
+    def unmatched(self, n: int) -> None:
+        """Count renders of which there is no exposure."""
+        self._unmatched.labels(self._shop).inc(n)
+
     def refused(self) -> None:
         """Count a bundle that was not loaded."""
         self._refused.labels(self._shop).inc()
@@ -158,11 +165,11 @@ class Metrics:
         if n:
             self._changes.labels(self._shop, verdict).inc(n)
 
-    def state(self, *, bundle_age_seconds: float, pending: int, waiting: int) -> None:
+    def state(self, *, bundle_age_seconds: float, behind: bool, waiting: int) -> None:
         """What is true now."""
         self._waiting.labels(self._shop).set(waiting)
         self._age.labels(self._shop).set(bundle_age_seconds)
-        self._pending.labels(self._shop).set(pending)
+        self._behind.labels(self._shop).set(behind)
 
     def text(self) -> bytes:
         """Everything, of all workers where there are several."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 import orjson
@@ -9,11 +10,14 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from recsys.ranking import NO_ITEM
+from recsys.store.reading import latest_verdicts
 from service.answering import Answering
 from service.bundles import BundleHolder
 from service.catalogue_api import UPDATED, CatalogueEditor, ItemsError, parse_items
 from service.catalogue_log import CatalogueLogError
-from service.events import ACCEPTED, DUPLICATE, REJECTED, EventsError, Intake, parse_body
+from service.event_log import EventLog
+from service.events import Intake
+from service.judging import REJECTED, VERDICTS, EventsError, parse_body
 from service.metrics import Metrics
 from service.schemas import (
     BulkUpdate,
@@ -31,6 +35,7 @@ from service.settings import Settings
 
 JSON: Final = "application/json"
 SEARCH_LIMIT: Final = 20
+MAX_VERDICTS: Final = 1_000
 
 
 class TooLargeError(Exception):
@@ -46,6 +51,7 @@ class Routes:
         answering: Answering,
         intake: Intake,
         editor: CatalogueEditor,
+        log: EventLog,
         metrics: Metrics,
         settings: Settings,
     ) -> None:
@@ -53,6 +59,7 @@ class Routes:
         self._editor = editor
         self._answering = answering
         self._intake = intake
+        self._log = log
         self._metrics = metrics
         self._settings = settings
         router = self.router = APIRouter()
@@ -61,6 +68,7 @@ class Routes:
         add("/recommend", self.recommend_post, methods=["POST"], tags=["answers"], openapi_extra=_RECOMMEND_POST)
         add("/page", self.page, methods=["POST"], tags=["answers"], openapi_extra=_PAGE)
         add("/events", self.events, methods=["POST"], tags=["events"], openapi_extra=_EVENTS)
+        add("/events/verdicts", self.verdicts, methods=["GET"], tags=["events"])
         add("/items/{item_id:path}", self.item, methods=["GET"], tags=["catalogue"])
         add("/items/{item_id:path}", self.put_item, methods=["PUT"], tags=["catalogue"], openapi_extra=_PUT)
         add("/items/{item_id:path}", self.delete_item, methods=["DELETE"], tags=["catalogue"])
@@ -115,7 +123,7 @@ class Routes:
         return Response(await self._answering.page(widgets), media_type=JSON)
 
     async def events(self, request: Request) -> Response:
-        """Tell what shoppers did: one event, a list, or `{"events": [...]}`, at most 1,000; a verdict for each."""
+        """Tell what shoppers did: one event, a list, or `{"events": [...]}`, ours or GA4's, at most 1,000; a verdict for each."""
         try:
             contents = parse_body(await self._body(request))
         except TooLargeError as error:
@@ -123,9 +131,18 @@ class Routes:
         except EventsError as error:
             return _problem(400, str(error))
         verdicts = await self._intake.take(self._holder.live, contents)
-        counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in (ACCEPTED, DUPLICATE, REJECTED)}
+        counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in VERDICTS}
         status = 422 if counts[REJECTED] == len(verdicts) else 200
         return Response(orjson.dumps({**counts, "verdicts": verdicts}), status, media_type=JSON)
+
+    async def verdicts(self, after: int = 0, limit: int = 100, rejected: bool = False) -> Response:
+        """The latest verdicts and the events they are of, oldest first: those with a number above `after`."""
+        kinds = (REJECTED,) if rejected else ()
+        limit = min(max(limit, 1), MAX_VERDICTS)
+        rows = await asyncio.to_thread(latest_verdicts, self._log.engine, limit, after=after, kinds=kinds)
+        return Response(
+            orjson.dumps({"verdicts": rows}, option=orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC), media_type=JSON
+        )
 
     async def item(self, item_id: str) -> Response:
         """One item of the catalogue."""

@@ -17,6 +17,8 @@ from recsys.errors import UserError
 from recsys.experiments.reading import read_plan
 from recsys.publish import live_version
 from recsys.rules.reading import read_rules
+from recsys.store.database import database_url, open_database
+from recsys.store.migrate import upgrade
 from service.embedded_redis import embedded_redis
 from service.settings import Settings
 
@@ -25,7 +27,8 @@ def serve(settings: Settings) -> None:
     """Serve until interrupted, terminated or hung up on; then everything that was started is stopped.
 
     Raises:
-        UserError: no bundle is live, the rules or the experiments cannot be used, the port is taken, or Redis does not start.
+        UserError: no bundle is live, the rules, the experiments or the database cannot be used, the port is taken, or Redis
+            does not start.
     """
     bundles = settings.data_dir / "bundles"
     version = live_version(bundles)
@@ -37,6 +40,9 @@ def serve(settings: Settings) -> None:
     if settings.experiments is not None:
         read_plan(settings.experiments)
     _require_free(settings.host, settings.port)
+    engine = open_database(database_url(settings.data_dir, settings.database_url))
+    upgrade(engine)
+    engine.dispose()
     # uvicorn shuts down at a signal and then raises it again: by default that would end the process before the block does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)

@@ -1,13 +1,14 @@
 -- Every raw line, typed, with the first reason for which it cannot be used (null: none).
--- Grain: one raw line. Reads raw_events and run (one row: as_of, the moment of this run).
+-- An anonymous event of the service's log is the user's to whom its session belonged when it was received.
+-- Grain: one raw line. Reads raw_events, stg_logins and run (one row: as_of, the moment of this run).
 WITH typed AS (
     SELECT
         source,
         line,
         event_type,
-        user_id,
+        COALESCE(raw_events.user_id, stg_logins.user_id) AS user_id,
         -- An order without a customer is an anonymous session of its own.
-        COALESCE(session_id, CASE WHEN user_id IS NULL THEN order_id END) AS session_id,
+        COALESCE(raw_events.session_id, CASE WHEN raw_events.user_id IS NULL THEN order_id END) AS session_id,
         item_id,
         order_id,
         quantity AS quantity_text,
@@ -22,6 +23,11 @@ WITH typed AS (
         region,
         event_id AS source_event_id
     FROM raw_events
+    LEFT JOIN stg_logins
+        ON raw_events.user_id IS NULL
+        AND raw_events.session_id = stg_logins.session_id
+        AND raw_events.received_at >= stg_logins.from_at
+        AND raw_events.received_at < stg_logins.until_at
 ),
 
 judged AS (
