@@ -23,12 +23,14 @@ from pipelines.log_partitions import export_log, partitions
 from pipelines.mapping import Files, Mapping, find_files, read_mapping
 from pipelines.reading import (
     Reader,
+    Reader,
+    arm_select,
     event_select,
     exposure_select,
     item_select,
     merge_select,
-    own_event_select,
     quoted,
+    render_select,
     user_select,
 )
 from recsys.errors import UserError
@@ -106,7 +108,7 @@ def ingest(mapping_path: Path | None, data_dir: Path, console: Console) -> Inges
             stale.unlink()
     catalogue = mapping.catalogue
     state = {
-        "shop": mapping.shop.model_dump(),
+        "shop": mapping.shop.model_dump(by_alias=True),
         "complete_catalogue": catalogue is not None and catalogue.complete,
         "sources": {name: {"key": key[name], "rows": count} for name, count in rows.items()},
     }
@@ -145,15 +147,17 @@ def ingest_log(url: URL, data_dir: Path, console: Console) -> None:
     raw.mkdir(parents=True, exist_ok=True)
     source = read_mapping(LOG_MAPPING).events[0]
     rows = {}
-    for kind, select in (
-        ("events", partial(own_event_select, source=source)),
-        ("exposures", exposure_select),
-        ("merges", merge_select),
+    for kind, of, select in (
+        ("events", "events", partial(event_select, source=source)),
+        ("exposures", "exposures", exposure_select),
+        ("arms", "exposures", arm_select),
+        ("renders", "renders", render_select),
+        ("merges", "merges", merge_select),
     ):
-        if files := partitions(log, kind):
+        if files := partitions(log, of):
             rows[kind] = _write(source, files, select, raw / f"event_log.{kind}.parquet")
     if rows:
-        told = ", ".join(f"{count:,} {kind} ({added[kind]:,} new)" for kind, count in rows.items())
+        told = ", ".join(f"{count:,} {kind} ({added[kind]:,} new)" for kind, count in rows.items() if kind in added)
         console.print(f"event log: {told}")
 
 

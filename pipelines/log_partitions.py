@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 import polars as pl
-from sqlalchemy import JSON, Boolean, DateTime, Engine, Integer, Table
+from sqlalchemy import JSON, Boolean, DateTime, Engine, Float, Integer, Table
 from sqlalchemy.types import TypeEngine
 
 from recsys.errors import UserError
@@ -99,6 +99,8 @@ def _polars_type(kind: TypeEngine[Any]) -> pl.DataType:
         return pl.Datetime("us")
     if isinstance(kind, Boolean):
         return pl.Boolean()
+    if isinstance(kind, Float):
+        return pl.Float64()
     return pl.Int64() if isinstance(kind, Integer) else pl.String()
 
 

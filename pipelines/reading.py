@@ -14,7 +14,6 @@ import duckdb
 
 from pipelines.mapping import CatalogueSource, EventSource, Files, MappingError, UserSource
 from recsys.errors import UserError
-from recsys.events import HIDE
 from recsys.tables import RAW_EVENTS, RAW_ITEMS, RAW_USERS, Table
 
 COPY_CHARS = 1 << 22
@@ -261,11 +260,6 @@ def user_select(reader: Reader, source: UserSource) -> str:
     return _select(expressions, RAW_USERS, reader.relation)
 
 
-def own_event_select(reader: Reader, source: EventSource) -> str:
-    """SELECT of the service's own log as `RAW_EVENTS`, without what is no interaction."""
-    return f"{event_select(reader, source)} WHERE type <> {quoted(HIDE)}"
-
-
 def exposure_select(reader: Reader) -> str:
     """SELECT of the log's exposures as `RAW_EXPOSURES`, one row for each item shown."""
     return f"""
@@ -275,8 +269,27 @@ def exposure_select(reader: Reader) -> str:
             FROM {reader.relation}
         )
         SELECT request_id, json_extract_string(item, '$[0]') AS item_id, CAST(position AS INTEGER) AS position, occurred_at,
-            user_id, session_id, surface, json_extract_string(item, '$[1]') AS source, served_by, model_version, degraded
+            user_id, session_id, surface, json_extract_string(item, '$[1]') AS source, served_by, model_version, degraded,
+            phase, page_id, seconds, CAST(json_extract(item, '$[2]') AS DOUBLE) AS propensity
         FROM shown"""
+
+
+def render_select(reader: Reader) -> str:
+    """SELECT of the log's renders as `RAW_RENDERS`, one row for each item, or for all of an answer's."""
+    return f"""
+        SELECT request_id, rendered_at, json_extract_string(item, '$') AS item_id
+        FROM (
+            SELECT *, UNNEST(COALESCE(CAST(CAST(items AS JSON) AS JSON[]), [NULL])) AS item FROM {reader.relation}
+        )"""
+
+
+def arm_select(reader: Reader) -> str:
+    """SELECT of the log's exposures as `RAW_ARMS`, one row for each experiment that an answer was part of."""
+    return f"""
+        SELECT request_id, experiment,
+            json_extract_string(arms, '$."' || experiment || '"[0]') AS arm,
+            json_extract_string(arms, '$."' || experiment || '"[1]') AS unit
+        FROM (SELECT request_id, arms, UNNEST(json_keys(arms)) AS experiment FROM {reader.relation})"""
 
 
 def merge_select(reader: Reader) -> str:

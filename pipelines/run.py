@@ -17,6 +17,7 @@ from rich.console import Console
 
 from pipelines.check import check_table
 from pipelines.ingest import connect, read_catalogue_bytes, read_state
+from pipelines.mapping import Attribution
 from pipelines.reading import quoted
 from recsys.errors import UserError
 from recsys.events import EVENT_WEIGHT
@@ -153,8 +154,12 @@ def _open_inputs(
     )
     weights = ", ".join(f"('{event_type}', {weight})" for event_type, weight in EVENT_WEIGHT.items())
     connection.execute(f"CREATE TABLE event_weights AS SELECT * FROM (VALUES {weights}) AS w(event_type, weight)")
-    # The one function that engines spell differently; another engine registers its own.
+    attribution = Attribution(**state["shop"].get("attribution", {})).model_dump(by_alias=True)
+    windows = ", ".join(f"('{event_type}', {seconds})" for event_type, seconds in attribution.items())
+    connection.execute(f"CREATE TABLE attribution AS SELECT * FROM (VALUES {windows}) AS a(event_type, seconds)")
+    # The functions that engines spell differently; another engine registers its own.
     connection.execute("CREATE MACRO days_between(a, b) AS DATE_DIFF('day', CAST(a AS DATE), CAST(b AS DATE))")
+    connection.execute("CREATE MACRO seconds_between(a, b) AS DATE_DIFF('second', a, b)")
 
 
 def _stage(connection: duckdb.DuckDBPyConnection, draft: Path, console: Console) -> None:

@@ -39,7 +39,7 @@ judged AS (
             WHEN occurred_at > run.as_of THEN 'time in the future'
             WHEN occurred_at < TIMESTAMP '1990-01-01 00:00:00' THEN 'time before 1990'
             WHEN item_id IS NULL THEN 'no item'
-            WHEN event_type IS NULL OR event_type NOT IN ('view', 'click', 'cart', 'purchase', 'return') THEN 'unknown event type'
+            WHEN event_type IS NULL OR event_type NOT IN ('view', 'click', 'cart', 'purchase', 'return', 'hide') THEN 'unknown event type'
             WHEN quantity IS NULL THEN 'unreadable quantity'
             WHEN quantity = 0 THEN 'quantity is zero'
             WHEN price_text IS NOT NULL AND price_cents IS NULL THEN 'unreadable price'

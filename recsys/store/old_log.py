@@ -18,7 +18,7 @@ from recsys.store.writing import Row, insert_events, insert_new
 
 _AT_ONCE: Final = 5_000
 _EVENT_TEXTS: Final = ("user_id", "session_id", "price_cents", "order_id", "request_id", "surface", "region")
-_EXPOSURE_TEXTS: Final = ("user_id", "session_id", "page_id", "widget", "rules", "moved_by", "shown_before")
+_EXPOSURE_TEXTS: Final = ("user_id", "session_id", "page_id", "widget", "rules", "moved_by", "shown_before", "plan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,7 @@ def _exposure(content: dict[str, Any]) -> Row:
         "degraded": bool(content["degraded"]),
         "phase": None,
         "arms": {},
+        "seconds": None,
         "items": [[item_id, source, None] for item_id, source in content["items"]],
         "request": content.get("request", {}),
     }

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Float,
     Index,
     Integer,
     MetaData,
@@ -84,7 +85,9 @@ EXPOSURES: Final = Table(
     Column("page_id", Text),
     Column("widget", Text),
     Column("rules", Text),  # version of the rules that the answer obeys
-    _json("arms", nullable=False),  # experiment to arm
+    Column("plan", Text),  # version of the experiments that placed the shopper
+    _json("arms", nullable=False),  # experiment to [arm, unit]
+    Column("seconds", Float),  # that the answer took, without the network
     _json("items", nullable=False),  # [item_id, source, propensity or null], the first on top
     _json("request", nullable=False),  # what was asked beside who asked where
     _json("moved_by"),  # item to the rules that moved it
