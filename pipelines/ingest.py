@@ -23,7 +23,6 @@ from pipelines.log_partitions import export_log, partitions
 from pipelines.mapping import Files, Mapping, find_files, read_mapping
 from pipelines.reading import (
     Reader,
-    Reader,
     arm_select,
     event_select,
     exposure_select,

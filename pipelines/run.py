@@ -58,6 +58,8 @@ class Summary:
     """Purchases that came back whole."""
     quarantined: dict[str, int]
     """Lines by reason."""
+    outcomes: dict[str, int]
+    """Events credited to an answer; those that name one which came more than five minutes later, and those whose answer is unknown."""
     since: int
     """Unix second of the first interaction, 0 without any."""
     until: int
@@ -256,8 +258,21 @@ def _summary(
         until=int(row[1]) + 1,
         catalogue_bytes=catalogue_bytes,
         log_until=float(row[2]),
+        outcomes=_count_outcomes(connection),
         **counts,
     )
+
+
+def _count_outcomes(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """See `Summary.outcomes`."""
+    credited, early, unmatched = connection.execute(
+        "WITH answers AS (SELECT request_id, MIN(occurred_at) AS at FROM exposures GROUP BY request_id) SELECT "
+        "(SELECT COUNT(*) FROM outcomes), "
+        "COUNT(*) FILTER (WHERE seconds_between(answers.at, e.occurred_at) < -300), "
+        "COUNT(*) FILTER (WHERE answers.request_id IS NULL) "
+        "FROM stg_unique_events AS e LEFT JOIN answers ON answers.request_id = e.request_id WHERE e.request_id IS NOT NULL"
+    ).fetchone() or (0, 0, 0)
+    return {"credited": credited, "early": early, "unmatched": unmatched}
 
 
 def _replace(draft: Path, tables: Path) -> None:
@@ -276,5 +291,11 @@ def _print(summary: Summary, console: Console) -> None:
         f"{summary.returns:,} returns ({summary.returned:,} purchases came back whole), "
         f"{sum(summary.quarantined.values()):,} quarantined"
     )
+    if any(summary.outcomes.values()):
+        told = summary.outcomes
+        console.print(
+            f"{told['credited']:,} outcomes of answers; {told['early']:,} events happened before the answer that they name, "
+            f"{told['unmatched']:,} name an unknown one"
+        )
     for reason, count in summary.quarantined.items():
         console.print(f"  quarantined, {reason}: {count:,}")
