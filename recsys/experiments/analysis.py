@@ -180,7 +180,7 @@ def estimate(tested: tt.RatioOfMeans, control: Aggregates, treatment: Aggregates
     return Estimate(found.control, found.treatment, half / _TWO_SIDED, log_error, found.pvalue)
 
 
-def tested_metric(metric: Metric, units: pl.DataFrame) -> tt.RatioOfMeans:
+def ratio_of_means(metric: Metric, units: pl.DataFrame) -> tt.RatioOfMeans:
     """The metric for tea-tasting, adjusted where the units have a pre-period to adjust by.
 
     Normal quantiles: the delta method holds for many units only, where Student's are the same.
@@ -213,7 +213,7 @@ def _against_control(
     absent = [column for column in metric.columns if column not in units]
     if absent:
         return [{"arm": arm, "status": f"no data: {absent[0]} was not recorded"} for arm in arms]
-    tested = tested_metric(metric, units)
+    tested = ratio_of_means(metric, units)
     # Any arm may stop the experiment, so their sequential intervals share the error.
     alpha = ALPHA / len(arms)
     rho = tuned_rho(experiment.expected_units, alpha)
