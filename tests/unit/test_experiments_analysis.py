@@ -116,6 +116,15 @@ def test_sequential_intervals_widen_the_standard_error() -> None:
     )
 
 
+def test_sequential_intervals_of_several_arms_share_the_error() -> None:
+    arms = ("a", "b", "c")
+    found = row(read_out(experiment(arms, expected_units=9_000), drawn(0, arms)), "ctr")
+    widen = float(factor(2_000, tuned_rho(6_000, ALPHA / 2), ALPHA / 2)) / 1.959964
+    assert found["sequential_high"] - found["difference"] == pytest.approx(
+        widen * (found["high"] - found["difference"]), rel=1e-4
+    )
+
+
 def test_arms_of_wrong_sizes_stop_the_readout() -> None:
     units = drawn().filter((pl.col("arm") == "a") | (pl.int_range(pl.len()) % 5 > 0))
     readout = read_out(experiment(), units)
@@ -143,9 +152,10 @@ def test_units_in_several_arms_are_counted_and_left_out() -> None:
     assert row(readout, "ctr") == row(read_out(experiment(), units.tail(-40)), "ctr")
 
 
-def test_several_arms_are_corrected_by_holm() -> None:
+@pytest.mark.parametrize("seed", range(5))
+def test_several_arms_are_corrected_by_holm(seed: int) -> None:
     arms = ("a", "b", "c", "d")
-    readout = read_out(experiment(arms), drawn(1, arms))
+    readout = read_out(experiment(arms), drawn(seed, arms))
     p = {arm: row(readout, "ctr", arm)["p"] for arm in arms[1:]}
     adjusted = {arm: row(readout, "ctr", arm)["p_adjusted"] for arm in arms[1:]}
     first, second, third = sorted(p, key=lambda arm: p[arm])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from collections import Counter
 from datetime import UTC, datetime
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 from recsys.cli import app
 from recsys.errors import UserError
 from recsys.events import Surface
+from recsys.experiments.metrics import METRICS
 from recsys.experiments.plan import Configuration, Plan
 from recsys.experiments.power import Baseline, sizes
 from recsys.experiments.reading import PlanError, parse_plan, read_plan
@@ -152,6 +155,14 @@ def test_rules_of_an_arm_are_looked_for_beside_the_file(tmp_path: Path) -> None:
     assert read_plan(path).experiments[0].arms[1].rules == Path("own.toml")
 
 
+def test_the_documents_example_is_a_plan() -> None:
+    document = Path("docs/experiments.md").read_text()
+    example = re.search(r"```toml\n(.*?)```", document, re.DOTALL)
+    assert example is not None
+    assert [one.name for one in plan_of(example[1]).experiments] == ["phases-on-home", "by-revenue"]
+    assert all(f"`{name}`" in document for name in METRICS)
+
+
 def test_the_version_is_that_of_the_meaning() -> None:
     plan = plan_of(LAYERS + ONE)
     assert plan_of("# a comment\n[layers.other]\n[layers.ranking]\n" + ONE).version == plan.version
@@ -264,9 +275,26 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert plan_of(FULL).version in checked
     assert "36.00%" in checked and "9.00%" in checked
     assert "power" in run("check", str(path), "--baseline", "0.05", "--units-per-day", "3000")
+    assert "5 +- 9" in run("check", str(path), "--baseline", "5", "--deviation", "9", "--units-per-day", "3000")
     arm = placed(plan_of(FULL), 900)
     assert all(name in run("assign", str(path), "900", "--at", "2026-12-05") for name in arm.values())
     assert "none" in run("assign", str(path), "900", "--session", "--at", "2025-12-05")
-    for words in (("--baseline", "0.05"), ("--baseline", "5", "--units-per-day", "3000")):
+    rate = ("--baseline", "0.05", "--units-per-day", "3000")
+    for words in (rate[:2], ("--baseline", "5", *rate[2:]), (*rate, "--experiment", "y")):
         with pytest.raises(UserError):
             run("check", str(path), *words)
+
+
+def test_what_the_service_needs_stays_small() -> None:
+    code = (
+        "import sys, recsys.experiments.reading, recsys.experiments.interleaving; "
+        "print(*{'polars', 'scipy', 'tea_tasting', 'pandas', 'ibis'} & set(sys.modules))"
+    )
+    run_alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run_alone.stdout.strip() == ""
+
+
+def test_assignment_needs_the_standard_library_only() -> None:
+    code = "import sys; import recsys.experiments.assignment; print(*{'numpy', 'pydantic'} & set(sys.modules))"
+    run_alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run_alone.stdout.strip() == ""
