@@ -297,6 +297,7 @@ def check_experiments(
         float | None, typer.Option(min=0, help="Its standard deviation between units; that of a yes or no by default.")
     ] = None,
     units_per_day: Annotated[float | None, typer.Option(min=1, help="Units seen for the first time on a day.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Whose metric it is; of every experiment by default.")] = None,
     lift: Annotated[float, typer.Option(min=0.0001, help="Relative difference that is to be found.")] = 0.05,
     power: Annotated[float, typer.Option(min=0.5, max=0.999, help="Chance of finding it.")] = 0.8,
 ) -> None:
@@ -314,12 +315,14 @@ def check_experiments(
         raise UserError("the size of an experiment needs both --baseline, above 0, and --units-per-day")
     if deviation is None and baseline >= 1:
         raise UserError("a baseline of 1 or more is no rate: give its standard deviation between units, --deviation")
-    today = (
-        Baseline.of_a_rate(baseline, units_per_day)
-        if deviation is None
-        else Baseline(baseline, deviation, units_per_day)
-    )
-    print_sizes(plan, today, lift, power, console)
+    if deviation is None:
+        today = Baseline.of_a_rate(baseline, units_per_day)
+    else:
+        today = Baseline(baseline, deviation, units_per_day)
+    wanted = [one for one in plan.experiments if experiment in (None, one.name)]
+    if not wanted:
+        raise UserError(f"--experiment: {file} has no experiment {experiment!r}")
+    print_sizes(plan, wanted, today, lift, power, console)
 
 
 @experiments_app.command("assign")

@@ -82,7 +82,7 @@ class Readout:
     """One row per arm (the control excepted) and metric, the columns of `LIFTS`; empty where there is a reason."""
 
 
-def read_out(experiment: Experiment, units: pl.DataFrame, metrics: Mapping[str, Metric] = METRICS) -> Readout:
+def read_out(experiment: Experiment, units: pl.DataFrame) -> Readout:
     """Every arm against the control, on every metric that the experiment names; `units` is `EXPERIMENT_UNITS`.
 
     Raises:
@@ -102,7 +102,7 @@ def read_out(experiment: Experiment, units: pl.DataFrame, metrics: Mapping[str, 
     warnings = (
         (f"{many:.1%} of units were in several arms: is the assignment sticky?",) if many > MANY_ARMS_SHARE else ()
     )
-    lifts = pl.DataFrame(schema=LIFTS) if reason else _lifts(experiment, alone, metrics)
+    lifts = pl.DataFrame(schema=LIFTS) if reason else _lifts(experiment, alone)
     return Readout(experiment.name, reason, counts, expected, p, many, warnings, lifts)
 
 
@@ -180,7 +180,7 @@ def estimate(tested: tt.RatioOfMeans, control: Aggregates, treatment: Aggregates
     return Estimate(found.control, found.treatment, half / _TWO_SIDED, log_error, found.pvalue)
 
 
-def tested_metric(metric: Metric, units: pl.DataFrame) -> tt.RatioOfMeans:
+def ratio_of_means(metric: Metric, units: pl.DataFrame) -> tt.RatioOfMeans:
     """The metric for tea-tasting, adjusted where the units have a pre-period to adjust by.
 
     Normal quantiles: the delta method holds for many units only, where Student's are the same.
@@ -192,7 +192,7 @@ def tested_metric(metric: Metric, units: pl.DataFrame) -> tt.RatioOfMeans:
     return tt.RatioOfMeans(metric.numerator, metric.denominator, *covariates, use_t=False, confidence_level=1 - ALPHA)
 
 
-def _lifts(experiment: Experiment, units: pl.DataFrame, metrics: Mapping[str, Metric]) -> pl.DataFrame:
+def _lifts(experiment: Experiment, units: pl.DataFrame) -> pl.DataFrame:
     """One row per arm and metric."""
     margins = {guardrail.metric: guardrail for guardrail in experiment.guardrails}
     roles: dict[str, Role] = {**dict.fromkeys(experiment.metrics, "secondary"), **dict.fromkeys(margins, "guardrail")}
@@ -200,7 +200,7 @@ def _lifts(experiment: Experiment, units: pl.DataFrame, metrics: Mapping[str, Me
     rows = []
     for name, role in roles.items():
         key = {"experiment": experiment.name, "metric": name, "role": role}
-        found = _against_control(experiment, metrics[name], units, margins.get(name))
+        found = _against_control(experiment, METRICS[name], units, margins.get(name))
         rows += [{**key, **row, "p_adjusted": adjusted} for row, adjusted in zip(found, _holm(found), strict=True)]
     return pl.DataFrame(rows, schema=LIFTS)
 
@@ -213,10 +213,10 @@ def _against_control(
     absent = [column for column in metric.columns if column not in units]
     if absent:
         return [{"arm": arm, "status": f"no data: {absent[0]} was not recorded"} for arm in arms]
-    tested = tested_metric(metric, units)
+    tested = ratio_of_means(metric, units)
     # Any arm may stop the experiment, so their sequential intervals share the error.
     alpha = ALPHA / len(arms)
-    rho = tuned_rho(experiment.expected_units, alpha)
+    split = experiment.split
     sums = read_aggregates(units, "arm", **tested.aggr_cols._asdict())
     rows = []
     for arm in arms:
@@ -227,6 +227,8 @@ def _against_control(
             row |= {"n_control": control.count(), "n_units": treatment.count()}
             if not status:
                 found = estimate(tested, control, treatment)
+                expected = experiment.expected_units * (split.share(experiment.control) + split.share(arm))
+                rho = tuned_rho(expected, alpha)
                 row |= _figures(found, float(factor(control.count() + treatment.count(), rho, alpha)))
                 row["adjusted_by"] = tested.numer_covariate
                 row |= {} if guardrail is None else _held(metric, guardrail, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.events import Surface
-from recsys.experiments.plan import Assignment, Configuration, Plan
+from recsys.experiments.plan import Assignment, Configuration, Experiment, Plan
 
 if TYPE_CHECKING:
     from recsys.experiments.power import Baseline
@@ -38,8 +39,10 @@ def print_plan(plan: Plan, console: Console) -> None:
     console.print(arms)
 
 
-def print_sizes(plan: Plan, baseline: Baseline, lift: float, power: float, console: Console) -> None:
-    """How large and how long every experiment has to be."""
+def print_sizes(
+    plan: Plan, experiments: Sequence[Experiment], baseline: Baseline, lift: float, power: float, console: Console
+) -> None:
+    """How large and how long experiments of the plan have to be."""
     from recsys.experiments.power import sizes
 
     title = f"To find a lift of {lift:.1%} with power {power:.0%}, from {baseline.mean:g} +- {baseline.standard_deviation:.3g}"
@@ -53,7 +56,7 @@ def print_sizes(plan: Plan, baseline: Baseline, lift: float, power: float, conso
         "lift found by then",
         title=title,
     )
-    for experiment in plan.experiments:
+    for experiment in experiments:
         for size in sizes(plan, experiment, baseline, lift, power):
             planned = "–" if size.planned_days is None else f"{size.planned_days:g}"
             shares = ("–" if value is None else f"{value:.1%}" for value in (size.power, size.detectable))
