@@ -115,13 +115,36 @@ def evaluate(phase: Phase = 1, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 def publish(
     version: Annotated[str | None, typer.Argument(help="A bundle's version; the newest by default.")] = None,
     reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "",
+    evidence: Annotated[
+        Path | None, typer.Option(help="An off-policy comparison with the live bundle, docs/offpolicy.md.")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="How much worse a slice or the estimate may be, as a share; 0.05 by default."),
+    ] = None,
+    force: Annotated[
+        str | None, typer.Option(help="Publish although the gate refuses; the reason is kept in the ledger.")
+    ] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Verify and smoke-test a bundle, then make it the live one."""
+    """Verify and smoke-test a bundle, then make it the live one, unless it is worse than the one that is."""
+    from recsys.experiments.gate import DEFAULT, Tolerances, read_evidence
     from recsys.publish import publish as run
+    from recsys.publish import read_ledger
 
-    live = run(data_dir / "bundles", version, reason=reason)
-    console.print(f"live: [bold]{live}[/bold]")
+    bundles = data_dir / "bundles"
+    live = run(
+        bundles,
+        version,
+        reason=reason,
+        force=force,
+        evidence=None if evidence is None else read_evidence(evidence),
+        tolerances=DEFAULT if tolerance is None else Tolerances(tolerance, tolerance),
+    )
+    entry = read_ledger(bundles)[-1]
+    for line in entry.gate:
+        console.print(Text(f"gate: {line}"), soft_wrap=True)
+    console.print(f"live: [bold]{live}[/bold]" + (" (forced)" if entry.forced else ""))
     _follow_in_registry(data_dir, live)
 
 
