@@ -80,7 +80,7 @@ def witness(*arguments: str | Path) -> None:
         UserError: its interpreter is missing.
     """
     if not BENCH_PYTHON.exists():
-        raise UserError(f"{BENCH_PYTHON} with obp is missing: `make .venv-bench/installed` makes it")
+        raise UserError(f"{BENCH_PYTHON} with obp is missing: `make .venv-bench/installed-obp` makes it")
     subprocess.run([BENCH_PYTHON, "-P", "-W", "ignore", WITNESS, *arguments], check=True)
 
 
