@@ -5,12 +5,16 @@ BIN := $(VENV)/bin
 RECSYS := $(BIN)/recsys
 DATA := data
 VENV_BENCH := .venv-bench
+DOCUMENTS := README.md docs/offpolicy.md
 LIGHTFM := lightfm-next==1.19.0
+# obp declares versions of 2022; these are the ones that its estimators were run with here.
+OBP := obp==0.5.7
+OBP_NEEDS := matplotlib==3.11.2 numpy==2.4.6 pandas==3.1.1 pyyaml==6.0.4 scikit-learn==1.9.1 scipy==1.17.1 seaborn==0.13.2 torch==2.13.0 tqdm==4.70.1
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run ingest tables doctor train-phase1 train-phase2 train-phase3 evaluate evaluate-phase2 evaluate-phase3 publish rollback serve mlflow \
-        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-sequence bench-ablation bench-retailrocket bench-serve bench-fuzz bench-experiments docs clean
+# No target of ours is a file, but those of the environments.
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*/\1/p' Makefile)
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +32,11 @@ $(VENV)/installed-dev: $(VENV)/installed
 $(VENV_BENCH)/installed: Makefile # LightFM, a baseline only, in an environment of its own
 	$(PYTHON) -m venv $(VENV_BENCH)
 	$(VENV_BENCH)/bin/python -m pip install --progress-bar on $(LIGHTFM)
+	@touch $@
+
+$(VENV_BENCH)/installed-obp: $(VENV_BENCH)/installed # Open Bandit Pipeline, a witness only
+	$(VENV_BENCH)/bin/python -m pip install --progress-bar on $(OBP_NEEDS)
+	$(VENV_BENCH)/bin/python -m pip install --progress-bar on --no-deps --ignore-requires-python $(OBP)
 	@touch $@
 
 run: $(VENV)/installed ## Everything: data, tables, phase 1, publish, serve
@@ -90,7 +99,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(RECSYS) docs --check
+	$(RECSYS) docs --check $(DOCUMENTS)
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
@@ -130,8 +139,11 @@ bench-fuzz: $(VENV)/installed-dev ## A million random requests under random busi
 bench-experiments: $(VENV)/installed ## The statistics of experiments against known truth (needs ../shared/data)
 	$(BIN)/python -m benchmarks.experiments
 
+bench-offpolicy: $(VENV)/installed $(VENV_BENCH)/installed-obp ## Off-policy estimates beside the truth and obp (needs ../shared/data)
+	$(BIN)/python -m benchmarks.offpolicy
+
 docs: $(VENV)/installed ## Bring the documents' tables up to date with reports/
-	$(RECSYS) docs
+	$(RECSYS) docs $(DOCUMENTS)
 
 clean: ## Remove everything that was built; keeps the event log
 	rm -rf $(VENV) $(VENV_BENCH) $(DATA)/raw $(DATA)/tables $(DATA)/bundles $(DATA)/mlflow build dist *.egg-info

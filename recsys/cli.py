@@ -132,13 +132,36 @@ def evaluate(phase: Phase = 1, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 def publish(
     version: Annotated[str | None, typer.Argument(help="A bundle's version; the newest by default.")] = None,
     reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "",
+    evidence: Annotated[
+        Path | None, typer.Option(help="An off-policy comparison with the live bundle, docs/offpolicy.md.")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="How much worse a slice or the estimate may be, as a share; 0.05 by default."),
+    ] = None,
+    force: Annotated[
+        str | None, typer.Option(help="Publish although the gate refuses; the reason is kept in the ledger.")
+    ] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Verify and smoke-test a bundle, then make it the live one."""
+    """Verify and smoke-test a bundle, then make it the live one, unless it is worse than the one that is."""
+    from recsys.experiments.gate import DEFAULT, Tolerances, read_evidence
     from recsys.publish import publish as run
+    from recsys.publish import read_ledger
 
-    live = run(data_dir / "bundles", version, reason=reason)
-    console.print(f"live: [bold]{live}[/bold]")
+    bundles = data_dir / "bundles"
+    live = run(
+        bundles,
+        version,
+        reason=reason,
+        force=force,
+        evidence=None if evidence is None else read_evidence(evidence),
+        tolerances=DEFAULT if tolerance is None else Tolerances(tolerance, tolerance),
+    )
+    entry = read_ledger(bundles)[-1]
+    for line in entry.gate:
+        console.print(Text(f"gate: {line}"), soft_wrap=True)
+    console.print(f"live: [bold]{live}[/bold]" + (" (forced)" if entry.forced else ""))
     _follow_in_registry(data_dir, live)
 
 
@@ -339,6 +362,56 @@ def assign_experiments(
     user_id, session_id = (None, unit) if session else (unit, None)
     moment = datetime.now(UTC) if at is None else at.replace(tzinfo=UTC)
     print_assignments(read_plan(file), user_id, session_id, moment, console)
+
+
+@app.command()
+def roi(
+    inputs: Annotated[Path | None, typer.Option(help="TOML file of the figures, docs/roi.md.")] = None,
+    experiment: Annotated[
+        Path | None, typer.Option(help="JSON of an experiment's result: incremental_revenue and period_days.")
+    ] = None,
+    attributed: Annotated[float | None, typer.Option(help="Revenue a year after clicks on recommendations.")] = None,
+    incremental_share: Annotated[str | None, typer.Option(help="Of that: SHARE or SHARE,LOW,HIGH.")] = None,
+    incremental: Annotated[str | None, typer.Option(help="Measured, a year: VALUE or VALUE,LOW,HIGH.")] = None,
+    margin: Annotated[str | None, typer.Option(help="Share of revenue that is left: SHARE or SHARE,LOW,HIGH.")] = None,
+    infrastructure: Annotated[float | None, typer.Option(help="Cost a year of all that runs.")] = None,
+    engineers: Annotated[float | None, typer.Option(help="Who built it, with --months and --rate.")] = None,
+    months: Annotated[float | None, typer.Option(help="For how long.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0, help="Cost of one for a month.")] = None,
+    accuracy: Annotated[float | None, typer.Option(help="The model is only so good as measured: 0.7.")] = None,
+    years: Annotated[float | None, typer.Option(help="The time over which it is reckoned.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture: roi.png, roi.svg.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Reckon incremental revenue, cost, return and payback; without figures, those of the case study."""
+    from recsys.experiments.roi import is_case_study, parse_figure, read_experiment, read_inputs
+    from recsys.experiments.roi_printing import as_json as to_json
+    from recsys.experiments.roi_printing import print_roi
+
+    figures = {"incremental_share": incremental_share, "incremental_per_year": incremental, "margin": margin}
+    given: dict[str, Any] = {name: parse_figure(text) for name, text in figures.items() if text is not None}
+    team = {"count": engineers, "months": months, "per_month": rate}
+    others = {
+        "attributed_per_year": attributed,
+        "infrastructure_per_year": infrastructure,
+        "accuracy": accuracy,
+        "years": years,
+        "incremental_per_year": None if experiment is None else read_experiment(experiment),
+        "people": None
+        if engineers is None and months is None
+        else [{"role": "engineers"} | {name: value for name, value in team.items() if value is not None}],
+    }
+    given |= {name: value for name, value in others.items() if value is not None}
+    reckoned, case_study = read_inputs(inputs, given, rate=rate), is_case_study(inputs, given)
+    if plot is not None:
+        from recsys.experiments.roi_plot import plot_roi
+
+        plot_roi(reckoned, plot)
+    if as_json:
+        found = to_json(reckoned, is_case_study=case_study)
+        typer.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+    else:
+        print_roi(reckoned, console, is_case_study=case_study)
 
 
 @app.command()

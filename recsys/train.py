@@ -290,6 +290,13 @@ def _metadata(
             window: {row["slice"]: row["value"] for row in _primary_rows(result.frame, phase).iter_rows(named=True)}
             for window, result in results.items()
         },
+        "intervals": {
+            window: {
+                row["slice"]: (row["low"], row["high"])
+                for row in _primary_rows(result.frame, phase).iter_rows(named=True)
+            }
+            for window, result in results.items()
+        },
     }
 
 
