@@ -152,7 +152,7 @@ def compare(control: Moments, treatment: Moments, adjusted: bool) -> Differences
 
 
 def hillstrom(adjust: bool = True) -> pl.DataFrame:
-    """The e-mail experiment as `EXPERIMENT_UNITS`: a visit is a click on the one exposure.
+    """The e-mail experiment as `recsys.tables.EXPERIMENT_UNITS`: a visit is a click on the one exposure.
 
     `pre_` columns are what all covariates of before the e-mail say of each outcome, by least squares over all arms together: any
     function of the pre-period will do as a covariate. With `adjust` false there are none.

@@ -19,7 +19,7 @@ from tea_tasting.aggr import Aggregates, read_aggregates
 from tea_tasting.experiment import ExperimentResult
 
 from recsys.errors import UserError
-from recsys.experiments.metrics import EXPERIMENT_UNITS, METRICS, Metric
+from recsys.experiments.metrics import METRICS, Metric
 from recsys.experiments.plan import Experiment, Guardrail
 from recsys.experiments.sequential import factor, tuned_rho
 
@@ -83,7 +83,8 @@ class Readout:
 
 
 def read_out(experiment: Experiment, units: pl.DataFrame) -> Readout:
-    """Every arm against the control, on every metric that the experiment names; `units` is `EXPERIMENT_UNITS`.
+    """Every arm against the control, on every metric that the experiment names; `units` are its rows of
+    `recsys.tables.EXPERIMENT_UNITS`.
 
     Raises:
         UserError: the frame lacks a column that every frame has, names an arm that the experiment has not, or a unit twice.
@@ -107,7 +108,7 @@ def read_out(experiment: Experiment, units: pl.DataFrame) -> Readout:
 
 
 def _check(experiment: Experiment, units: pl.DataFrame) -> None:
-    missing = [column.name for column in EXPERIMENT_UNITS.columns if not column.nullable and column.name not in units]
+    missing = [name for name in ("unit", "arm") if name not in units]
     if missing:
         raise UserError(f"experiment {experiment.name!r}: the units have no column {missing[0]!r}")
     unknown = sorted(set(units["arm"].unique()) - {arm.name for arm in experiment.arms}, key=str)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from recsys.tables import Column, Table
-
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -45,40 +43,13 @@ METRICS: Final[dict[str, Metric]] = {
         _adjusted("cart_rate", "items put in the cart per exposure", "carts", "exposures"),
         _adjusted("conversion", "orders per exposure", "orders", "exposures"),
         _adjusted("clicks_per_unit", "clicks of a unit", "clicks"),
-        _adjusted("orders_per_unit", "orders of a unit", "orders"),
-        _adjusted("revenue_per_unit", "revenue of a unit, in cents", "revenue_cents"),
+        _adjusted("orders_per_unit", "attributed orders of a unit", "orders"),
+        _adjusted("revenue_per_unit", "attributed revenue of a unit, in cents", "revenue_cents"),
+        _adjusted("total_orders_per_unit", "all orders of a unit, attributed or not", "total_orders"),
+        _adjusted("total_revenue_per_unit", "all revenue of a unit, in cents: its difference is incremental", "total_revenue_cents"),
         _adjusted("order_value", "revenue of an order, in cents", "revenue_cents", "orders"),
         Metric("returns", "returned orders per order", "returns", "orders", "lower"),
         Metric("latency", "milliseconds per answer", "latency_ms", "answers", "lower"),
         Metric("errors", "failed or degraded answers per answer", "errors", "answers", "lower"),
     )
 }
-
-_SUMS: Final = {
-    "exposures": "items shown and seen",
-    "clicks": "on exposures",
-    "carts": "items put in the cart from exposures",
-    "orders": "that follow from exposures",
-    "revenue_cents": "of those orders",
-    "returns": "of those orders, returned",
-    "answers": "to the unit's requests",
-    "errors": "answers that failed or were degraded",
-    "latency_ms": "sum over answers",
-}
-
-EXPERIMENT_UNITS: Final = Table(
-    "experiment_units",
-    grain="one randomisation unit in one arm of one experiment: sums from its first exposure on",
-    key=("unit", "arm"),
-    order_by=("arm", "unit"),
-    columns=(
-        Column("unit", "VARCHAR", "recsys.experiments.assignment.unit_of"),
-        Column("arm", "VARCHAR", "where it was exposed; a unit in several arms has a row for each"),
-        *(Column(name, "DOUBLE", meaning, nullable=True) for name, meaning in _SUMS.items()),
-        *(
-            Column(f"pre_{name}", "DOUBLE", f"{meaning}, before its first exposure", nullable=True)
-            for name, meaning in _SUMS.items()
-        ),
-    ),
-)
-"""What `recsys.experiments.analysis.read_out` takes. A nullable column may be missing, which is no data; a null in one is 0: the unit did nothing."""

@@ -14,9 +14,10 @@ from tea_tasting.aggr import read_aggregates
 
 from recsys.errors import UserError
 from recsys.experiments.analysis import ALPHA, LIFTS, Readout, estimate, ratio_of_means, read_out
-from recsys.experiments.metrics import EXPERIMENT_UNITS, METRICS
+from recsys.experiments.metrics import METRICS
 from recsys.experiments.plan import Arm, Experiment, Guardrail
 from recsys.experiments.sequential import factor, tuned_rho
+from recsys.tables import EXPERIMENT_UNITS
 
 
 def experiment(arms: tuple[str, ...] = ("a", "b"), **given: Any) -> Experiment:
