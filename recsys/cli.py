@@ -364,6 +364,86 @@ def assign_experiments(
     print_assignments(read_plan(file), user_id, session_id, moment, console)
 
 
+@experiments_app.command("counterfactual")
+def counterfactual(
+    candidate: Annotated[str | None, typer.Option(help="A bundle's version; the newest by default.")] = None,
+    champion: Annotated[str | None, typer.Option(help="Another; the live one by default.")] = None,
+    out: Annotated[Path, typer.Option(help="Where to write what `recsys publish --evidence` reads.")] = Path(
+        "evidence.json"
+    ),
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    database: Database = None,
+) -> None:
+    """Estimate two bundles' CTR from the log of random answers (docs/offpolicy.md); `recsys tables` first."""
+    from recsys.experiments.gate import write_evidence
+    from recsys.experiments.offpolicy import Target, compare
+    from recsys.experiments.printing import print_comparison
+    from recsys.experiments.random_log import as_log, as_target, read_random_log
+    from recsys.publish import bundle_versions
+    from recsys.store.database import database_url, open_database
+    from service.counterfactual import would_answer
+    from service.replay import open_live
+
+    frame = read_random_log(data_dir / "tables")
+    engine = open_database(database_url(data_dir, database))
+    newest = bundle_versions(data_dir / "bundles")[-1:]
+    log, targets = as_log(frame), dict[str, Target]()
+    for version in (candidate or "".join(newest) or None, champion):
+        live = open_live(data_dir, version)
+        with console.status(f"asking {live.bundle.version} what it would have answered"):
+            answers = would_answer(engine, live, set(frame["request_id"]))
+        targets[live.bundle.version] = as_target(frame, answers)
+    if len(targets) < 2:
+        raise UserError(f"{next(iter(targets))} is live: name another with --candidate or --champion")
+    (ours, candidate_target), (theirs, champion_target) = targets.items()
+    comparison = compare(log, candidate_target, champion_target)
+    print_comparison(ours, theirs, comparison, console)
+    write_evidence(out, ours, theirs, "ctr", comparison)
+    console.print(f"written: {out}")
+
+
+@app.command()
+def report(
+    experiment: Annotated[str | None, typer.Argument(help="Of the plan; may be left out where it has one.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(envvar="RECSYS_EXPERIMENTS", help="A file of experiments, docs/experiments.md.")
+    ] = None,
+    arm: Annotated[str | None, typer.Option(help="The arm to decide about.")] = None,
+    candidate: Annotated[str | None, typer.Option(help="A bundle's version; the newest by default.")] = None,
+    champion: Annotated[str | None, typer.Option(help="Another; the live one by default.")] = None,
+    evidence: Annotated[Path | None, typer.Option(help="Of `recsys experiments counterfactual`.")] = None,
+    costs: Annotated[Path | None, typer.Option(help="TOML file of costs and margin, docs/roi.md.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for report.html and report.json.")] = Path("report"),
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Everything that is known of a change, and what to do: ship, hold or stop. `recsys tables` first."""
+    from recsys.decision.evidence import gather
+    from recsys.decision.page import write_report
+    from recsys.decision.verdict import decide
+    from recsys.experiments.gate import read_evidence
+    from recsys.experiments.reading import read_plan
+    from recsys.experiments.roi import read_costs
+    from recsys.tracking import log_report
+
+    found = gather(
+        data_dir,
+        candidate=candidate,
+        champion=champion,
+        plan=None if plan is None else read_plan(plan),
+        experiment=experiment,
+        arm=arm,
+        policy=None if evidence is None else read_evidence(evidence),
+        costs=None if costs is None else read_costs(costs),
+    )
+    verdict = decide(found)
+    page, data = write_report(out, found, verdict)
+    log_report(data_dir, str(found.candidate["version"]), verdict.call, (page, data))
+    console.print(f"[bold]{verdict.call.upper()}[/bold]")
+    for reason in verdict.reasons:
+        console.print(Text(f"  {reason}"), soft_wrap=True)
+    console.print(f"written: {page} and {data}, and into MLflow")
+
+
 @app.command()
 def roi(
     inputs: Annotated[Path | None, typer.Option(help="TOML file of the figures, docs/roi.md.")] = None,

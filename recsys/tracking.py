@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -152,6 +152,14 @@ def plot_reliability(frame: pl.DataFrame, window: str) -> Figure:
     axis.set(title=f"Reliability, {window}", xlabel="chance claimed", ylabel="share bought")
     axis.legend(fontsize="small")
     return figure
+
+
+def log_report(data_dir: Path, bundle_version: str, call: str, files: Iterable[Path]) -> None:
+    """Log a decision report as a run of its own, tagged with the bundle that it is about."""
+    connect(data_dir)
+    with mlflow.start_run(run_name=f"report {bundle_version}", tags={"bundle": bundle_version, "verdict": call}):
+        for file in files:
+            mlflow.log_artifact(str(file), "report")
 
 
 def set_champion(data_dir: Path, bundle_version: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -46,6 +46,8 @@ class Replayed:
     shopper: Shopper
     at: float
     """Unix time."""
+    request_id: str = ""
+    """Of the answer that it had; empty for one that is made up."""
 
 
 def open_live(data_dir: Path, version: str | None) -> LiveBundle:
@@ -77,15 +79,21 @@ def requests_for(url: URL, live: LiveBundle, limit: int) -> tuple[list[Replayed]
     return made, f"{len(made):,} requests made up from the bundle's users, since the log holds none"
 
 
-def from_log(engine: Engine, live: LiveBundle, limit: int) -> list[Replayed]:
-    """The last `limit` answers of the service's log, in order of time, each with the history of then.
+def from_log(
+    engine: Engine, live: LiveBundle, limit: int, wanted: Callable[[Row], bool] = lambda _: True
+) -> list[Replayed]:
+    """The last `limit` answers of the service's log that are wanted, in order of time, each with the history of then.
 
     Answers of older versions, whose question the log does not hold, are passed over where they cannot be asked without it.
     """
-    askable = ((unix(row["occurred_at"]), asked) for row in latest_exposures(engine) if (asked := _request(row)))
+    askable = (
+        (unix(row["occurred_at"]), row["request_id"], asked)
+        for row in latest_exposures(engine)
+        if wanted(row) and (asked := _request(row))
+    )
     shown = list(itertools.islice(askable, limit))[::-1]
     shown.sort(key=lambda one: one[0])
-    events: dict[str | None, list[Happened]] = {_shopper_of(asked): [] for _, asked in shown}
+    events: dict[str | None, list[Happened]] = {_shopper_of(asked): [] for _, _, asked in shown}
     for rows in rows_between(engine, EVENTS, 0, watermark(engine, EVENTS)):
         with reading(engine) as connection:
             logins = logins_of(connection, {row["session_id"] for row in rows} - {None})
@@ -95,7 +103,10 @@ def from_log(engine: Engine, live: LiveBundle, limit: int) -> list[Replayed]:
                     events[who].append((known_at, unix(row["received_at"]), row["item_id"], row["type"]))
     for happened in events.values():
         happened.sort(key=lambda one: one[1])
-    return [Replayed(asked, _known(live, asked, events[_shopper_of(asked)], at), at) for at, asked in shown]
+    return [
+        Replayed(asked, _known(live, asked, events[_shopper_of(asked)], at), at, request_id)
+        for at, request_id, asked in shown
+    ]
 
 
 def _known_from(row: Row, logins: Mapping[str, Sequence[tuple[datetime, str]]]) -> dict[str, float]:

@@ -46,7 +46,11 @@ METRICS: Final[dict[str, Metric]] = {
         _adjusted("orders_per_unit", "attributed orders of a unit", "orders"),
         _adjusted("revenue_per_unit", "attributed revenue of a unit, in cents", "revenue_cents"),
         _adjusted("total_orders_per_unit", "all orders of a unit, attributed or not", "total_orders"),
-        _adjusted("total_revenue_per_unit", "all revenue of a unit, in cents: its difference is incremental", "total_revenue_cents"),
+        _adjusted(
+            "total_revenue_per_unit",
+            "all revenue of a unit, in cents: its difference is incremental",
+            "total_revenue_cents",
+        ),
         _adjusted("order_value", "revenue of an order, in cents", "revenue_cents", "orders"),
         Metric("returns", "returned orders per order", "returns", "orders", "lower"),
         Metric("latency", "milliseconds per answer", "latency_ms", "answers", "lower"),

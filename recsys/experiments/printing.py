@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.events import Surface
+from recsys.experiments.offpolicy import Comparison
 from recsys.experiments.plan import Assignment, Configuration, Experiment, Plan
 
 if TYPE_CHECKING:
@@ -84,3 +85,13 @@ def _words(configuration: Configuration) -> str:
     """What differs from the shop's own."""
     given = configuration.model_dump(mode="json", exclude_none=True)
     return ", ".join(f"{name} {value}" for name, value in given.items()) or "as the shop has it"
+
+
+def print_comparison(candidate: str, champion: str, comparison: Comparison, console: Console) -> None:
+    """An off-policy comparison as a table, and whether to believe it."""
+    table = Table("", "value", "95% interval", "effective rows")
+    ours, theirs, difference = comparison.candidate, comparison.champion, comparison.difference
+    for name, one in ((candidate, ours), (champion, theirs), ("difference", difference)):
+        table.add_row(name, f"{one.value:.5f}", f"{one.low:.5f} to {one.high:.5f}", f"{one.ess:,.0f} of {one.n:,}")
+    console.print(table)
+    console.print(f"{comparison.trust}{''.join(f'; {reason}' for reason in comparison.reasons)}", soft_wrap=True)

@@ -259,6 +259,20 @@ def read_inputs(path: Path | None, given: Mapping[str, Any], *, rate: float | No
     )
 
 
+def read_costs(path: Path) -> dict[str, Any]:
+    """What a TOML file says of cost and margin, for an experiment that brings the revenue.
+
+    Raises:
+        ROIError: the file is missing or no TOML, or its figures do not fit.
+    """
+    content = {name: value for name, value in _read_toml(path).items() if name not in _REVENUE}
+    read_inputs(None, {**content, "incremental_per_year": 0.0})
+    return content
+
+
+_REVENUE: Final = ("attributed_per_year", "incremental_share", "incremental_per_year")
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
