@@ -123,12 +123,23 @@ class Differences:
         return np.asarray(np.abs(off) <= TWO_SIDED * self.log_error)
 
 
-def products(columns: Columns, metric: Metric) -> NDArray[np.float64]:
-    """`(n, 21)`: for each unit 1, the metric's four columns, and the products of any two of them. What is missing is 1."""
+def four(columns: Columns, metric: Metric) -> NDArray[np.float64]:
+    """`(n, 4)`: the metric's columns of each unit, as in `Moments.mean`; what is missing is 1."""
     names = (metric.numerator, metric.denominator, metric.covariate, metric.covariate_denominator)
     ones = np.ones(len(columns[metric.numerator]))
-    four = np.stack([ones if name is None else columns.get(name, ones) for name in names], axis=1)
-    return np.concatenate([ones[:, None], four, (four[:, :, None] * four[:, None, :]).reshape(len(four), 16)], axis=1)
+    return np.stack([ones if name is None else columns.get(name, ones) for name in names], axis=1)
+
+
+def products(columns: Columns, metric: Metric) -> NDArray[np.float64]:
+    """`(n, 21)`: for each unit 1, its four columns, and the products of any two of them."""
+    of = four(columns, metric)
+    return np.concatenate([np.ones((len(of), 1)), of, (of[:, :, None] * of[:, None, :]).reshape(len(of), 16)], axis=1)
+
+
+def summed(columns: Columns, metric: Metric) -> NDArray[np.float64]:
+    """`(21,)`: the sum of `products` over units."""
+    of = four(columns, metric)
+    return np.concatenate([[len(of)], of.sum(axis=0), (of.T @ of).ravel()])
 
 
 def compare(control: Moments, treatment: Moments, adjusted: bool) -> Differences:
@@ -253,7 +264,7 @@ def returning(rng: np.random.Generator, metric: Metric, units: int) -> NDArray[n
     for day, (shown, hits) in enumerate(zip(np.cumsum(seen, axis=0), np.cumsum(clicked, axis=0), strict=True)):
         here = shown > 0
         columns = {"exposures": shown[here].astype(np.float64), "clicks": hits[here].astype(np.float64)}
-        sums[day] = products(columns, metric).sum(axis=0)
+        sums[day] = summed(columns, metric)
     return sums
 
 
@@ -377,7 +388,7 @@ def lift_rows(runs: int, per_arm: int, rng: np.random.Generator) -> list[list[Ce
         for arm, lift in enumerate((0.0, LIFT)):
             drawn = clicks(rng, per_arm, lift)
             for name in names:
-                sums[name][arm, run] = products(drawn, METRICS[name]).sum(axis=0)
+                sums[name][arm, run] = summed(drawn, METRICS[name])
     rows: list[list[Cell]] = []
     for name in names:
         control, treatment = Moments.of_sums(sums[name][0]), Moments.of_sums(sums[name][1])
@@ -485,7 +496,7 @@ def main() -> None:
     """Measure, print, write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--aa-runs", type=int, default=2_000)
-    parser.add_argument("--lift-runs", type=int, default=1_000)
+    parser.add_argument("--lift-runs", type=int, default=4_000)
     parser.add_argument("--peeking-runs", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -221,10 +221,8 @@ class Plan:
         }
         return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
 
-    def assign(
-        self, user_id: str | None, session_id: str | None, surface: Surface, at: datetime | None = None
-    ) -> Assignment:
-        """What a request gets: the holdout first, then the exploration, then every layer. `at` is now by default."""
+    def assign(self, user_id: str | None, session_id: str | None, surface: Surface, at: datetime) -> Assignment:
+        """What a request gets: the holdout first, then the exploration, then every layer. `at` has a time zone."""
         unit = unit_of(user_id, session_id)
         if unit is None:
             return NOWHERE
@@ -237,7 +235,7 @@ class Plan:
                 return NOWHERE
             share = self._outside_holdout * self._exploration.share(arm)
             return Assignment((Placement(EXPLORATION, arm, unit, share),), _EXPLORING[arm])
-        return self._experiments(user_id, session_id, surface, datetime.now(UTC) if at is None else at)
+        return self._experiments(user_id, session_id, surface, at)
 
     def _experiments(self, user_id: str | None, session_id: str | None, surface: Surface, at: datetime) -> Assignment:
         running = {one.name for one in self.experiments if surface in one.surfaces and one.runs(at)}

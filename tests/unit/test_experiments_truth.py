@@ -38,7 +38,7 @@ def test_the_vectorised_path_is_tea_tasting(name: str, adjusted: bool, rng: np.r
     assert (tested.numer_covariate is not None) == adjusted
     sums = read_aggregates(units, "arm", **tested.aggr_cols._asdict())
     theirs = estimate(tested, sums["a"], sums["b"])
-    control, treatment = (truth.Moments.of_sums(truth.products(columns, metric).sum(axis=0)) for columns in arms)
+    control, treatment = (truth.Moments.of_sums(truth.summed(columns, metric)) for columns in arms)
     ours = truth.compare(control, treatment, adjusted)
     assert float(ours.control) == pytest.approx(theirs.control, rel=1e-9)
     assert float(ours.value) == pytest.approx(theirs.value, rel=1e-9)
@@ -99,8 +99,7 @@ def test_the_past_of_households_narrows(rng: np.random.Generator) -> None:
 def test_an_injected_lift_is_recovered(rng: np.random.Generator) -> None:
     drawn = [[truth.clicks(rng, 2_000, lift) for _ in range(RUNS)] for lift in (0.0, truth.LIFT)]
     control, treatment = (
-        truth.Moments.of_sums(np.stack([truth.products(one, METRICS["ctr"]).sum(axis=0) for one in arm]))
-        for arm in drawn
+        truth.Moments.of_sums(np.stack([truth.summed(one, METRICS["ctr"]) for one in arm])) for arm in drawn
     )
     for adjusted in (False, True):
         found = truth.compare(control, treatment, adjusted)
