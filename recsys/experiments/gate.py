@@ -17,6 +17,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from recsys.errors import UserError
 from recsys.experiments.offpolicy import Comparison, Trust
 
+MAIN_SLICES: Final = ("all purchases", "new to the shopper")
+"""Slices of `recsys.evaluation`, which the service may not import, that are large enough to be judged by the tolerance alone."""
+
 
 class GateError(UserError):
     """A bundle is worse than the live one, or the evidence about it cannot be used."""
@@ -148,10 +151,10 @@ def _decide_slices(candidate: Mapping[str, Any], champion: Mapping[str, Any], to
         return Decision(notes=("one of the two was not evaluated: there are no slices to compare",))
     worse = [one for one in slices if one.candidate < one.champion * (1.0 - tolerance)]
     return Decision(
-        refusals=tuple(one.in_words() for one in worse if not one.may_be_chance),
+        refusals=tuple(one.in_words() for one in worse if not one.doubt),
         notes=(
             f"{len(slices)} slices compared with {champion['version']}, tolerance {tolerance:.0%}",
-            *(f"{one.in_words()}, inside the champion's interval" for one in worse if one.may_be_chance),
+            *(f"{one.in_words()}: {one.doubt}" for one in worse if one.doubt),
         ),
     )
 
@@ -169,13 +172,15 @@ class _Slice:
     name: str
     candidate: float
     champion: float
-    champion_low: float
-    """The lower end of the champion's interval; infinite in bundles that do not say it, where the tolerance alone decides."""
+    champion_low: float | None
+    """The lower end of the champion's interval; None in bundles that do not say it."""
 
     @property
-    def may_be_chance(self) -> bool:
-        """Whether the champion's own interval has room for it: so few shoppers cannot tell."""
-        return self.candidate >= self.champion_low
+    def doubt(self) -> str:
+        """Why being worse need mean nothing; empty where it does."""
+        if self.champion_low is None:
+            return "" if self.name in MAIN_SLICES else "the live bundle does not say how sure its figure is"
+        return "inside the champion's interval" if self.candidate >= self.champion_low else ""
 
     def in_words(self) -> str:
         change = self.candidate / self.champion - 1.0
@@ -188,7 +193,7 @@ def _shared_slices(candidate: Mapping[str, Any], champion: Mapping[str, Any]) ->
     for window, figures in theirs.items():
         for name, value in figures.items():
             if name in ours.get(window, {}):
-                low, _ = intervals.get(window, {}).get(name, (float("inf"), None))
+                low, _ = intervals.get(window, {}).get(name, (None, None))
                 yield _Slice(window, name, ours[window][name], value, low)
 
 

@@ -6,7 +6,7 @@ model of Li et al., KDD 2018). So a weight is a ratio of two probabilities of on
 
 Every estimator is a ratio of two sums over the log's rows (`Terms`), which gives all of them one interval: the delta method on the
 totals of units (Taylor linearisation). Units, not rows, are independent: a shopper's rows are alike. The bootstrap over units agrees to first
-order, but costs a thousand passes, draws at random, and does not give the interval of a paired difference for free.
+order, but costs a pass for each draw, is random, and does not give the interval of a paired difference for free.
 """
 
 from __future__ import annotations

@@ -9,8 +9,18 @@ import numpy as np
 import orjson
 import pytest
 
-from recsys import phase1
-from recsys.experiments.gate import Decision, Evidence, GateError, Tolerances, decide, read_evidence, write_evidence
+from recsys import cli, phase1
+from recsys.evaluation.evaluate import ALL, NEW
+from recsys.experiments.gate import (
+    MAIN_SLICES,
+    Decision,
+    Evidence,
+    GateError,
+    Tolerances,
+    decide,
+    read_evidence,
+    write_evidence,
+)
 from recsys.experiments.offpolicy import Log, Target, Trust, compare
 from recsys.pack import write_bundle
 from recsys.publish import live_version, publish, read_ledger, rollback
@@ -59,7 +69,21 @@ def test_tolerance_and_chance(
 
 def test_what_chance_explains_is_said() -> None:
     decision = decide(manifest("new", 0.37), manifest("old", 0.40, low=0.36))
-    assert decision.notes[1] == "test, all purchases: 0.3700 for 0.4000 (-7.5%), inside the champion's interval"
+    assert decision.notes[1] == "test, all purchases: 0.3700 for 0.4000 (-7.5%): inside the champion's interval"
+
+
+def test_a_small_slice_of_a_bundle_without_intervals_refuses_nothing() -> None:
+    candidate, champion = manifest("new", 0.40), manifest("old", 0.40)
+    candidate["metrics"]["test"]["history 0"], champion["metrics"]["test"]["history 0"] = 0.01, 0.02
+    decision = decide(candidate, champion)
+    assert decision.allowed
+    assert "history 0: 0.0100 for 0.0200 (-50.0%): the live bundle does not say how sure" in decision.notes[1]
+    champion["intervals"] = {"test": {"history 0": (0.015, 0.025)}}
+    assert decide(candidate, champion).refusals == ("test, history 0: 0.0100 for 0.0200 (-50.0%)",)
+
+
+def test_the_main_slices_are_those_of_the_evaluation() -> None:
+    assert (ALL, NEW) == MAIN_SLICES
 
 
 @pytest.mark.parametrize(
@@ -214,3 +238,33 @@ def test_a_ledger_of_before_the_gate_is_read(tmp_path: Path) -> None:
 
 def test_no_refusal_is_a_pass() -> None:
     assert Decision().allowed and not Decision(refusals=("worse",)).allowed
+
+
+def run(*arguments: str) -> int:
+    """Exit status of the command line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["recsys", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return int(stopped.value.code or 0)
+
+
+@pytest.mark.slow  # MLflow makes its database
+def test_the_command_refuses_takes_evidence_and_can_be_forced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundles, data = tmp_path / "bundles", ("--data-dir", str(tmp_path))
+    good, better, bad = write(bundles, 0.40, []), write(bundles, 0.41, [0]), write(bundles, 0.39, [1])
+    assert run("publish", good, *data) == 0
+    assert "gate: no bundle is live" in capsys.readouterr().out
+    found = tmp_path / "evidence.json"
+    found.write_bytes(
+        orjson.dumps(evidence(-0.02, -0.03, -0.01, candidate=better, champion=good).model_dump(mode="json"))
+    )
+    assert run("publish", better, "--evidence", str(found), *data) == 1
+    assert "off-policy ctr: -0.02" in capsys.readouterr().err
+    assert run("publish", better, "--evidence", str(found), "--tolerance", "0.5", *data) == 0
+    assert run("publish", bad, "--tolerance", "0", *data) == 1
+    assert live_version(bundles) == better
+    assert run("publish", bad, "--tolerance", "0", "--force", "a recall", *data) == 0
+    assert "(forced)" in capsys.readouterr().out and read_ledger(bundles)[-1].forced == "a recall"
