@@ -134,7 +134,7 @@ class Experiment(_Strict):
     @property
     def split(self) -> Split:
         """Its own buckets, cut into arms."""
-        return Split.of(self.salt or self.name, {arm.name: arm.share for arm in self.arms})
+        return Split.of(f"experiment/{self.salt or self.name}", {arm.name: arm.share for arm in self.arms})
 
     @property
     def slot(self) -> Slot:
@@ -266,13 +266,12 @@ class Plan:
 
     @cached_property
     def _holdout(self) -> Split:
-        return Split.of(self.holdout.salt, {HOLDOUT: self.holdout.share})
+        return Split.of(f"holdout/{self.holdout.salt}", {HOLDOUT: self.holdout.share})
 
     @cached_property
     def _exploration(self) -> Split:
-        return Split.of(
-            self.exploration.salt, {"random": self.exploration.random, "popularity": self.exploration.popularity}
-        )
+        shares = {"random": self.exploration.random, "popularity": self.exploration.popularity}
+        return Split.of(f"exploration/{self.exploration.salt}", shares)
 
     @cached_property
     def _outside_holdout(self) -> float:
@@ -286,7 +285,10 @@ class Plan:
     def _layers(self) -> tuple[tuple[str, Layer], ...]:
         """What is randomised, and the layer; in the file's order."""
         return tuple(
-            (spec.unit, Layer(spec.salt or name, tuple(one.slot for one in self.experiments if one.layer == name)))
+            (
+                spec.unit,
+                Layer(f"layer/{spec.salt or name}", tuple(one.slot for one in self.experiments if one.layer == name)),
+            )
             for name, spec in self.layers.items()
         )
 

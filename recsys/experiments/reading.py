@@ -72,7 +72,7 @@ def parse_plan(content: Mapping[str, Any], source: str) -> Plan:
         if (experiment := _checked(Experiment, table, _title(table, number), wrong)) is not None
     )
     if not wrong:
-        wrong = [*_alone(experiments, layers), *_together(experiments)]
+        wrong = [*_alike(layers), *_alone(experiments, layers), *_together(experiments)]
     if wrong or holdout is None or exploration is None:
         raise PlanError("\n".join(f"{source}: {words}" for words in wrong))
     return Plan(experiments, layers, holdout, exploration)
@@ -141,6 +141,15 @@ def _model_at(model: type[BaseModel], path: list[int | str]) -> type[BaseModel]:
     return model
 
 
+def _alike(layers: Mapping[str, LayerSpec]) -> list[str]:
+    """Layers that would not be independent."""
+    return [
+        f"layer {other!r}: salt: is that of layer {one!r}, so the two would cut shoppers alike: give another"
+        for one, other in combinations(layers, 2)
+        if (layers[one].salt or one) == (layers[other].salt or other)
+    ]
+
+
 def _alone(experiments: tuple[Experiment, ...], layers: Mapping[str, LayerSpec]) -> list[str]:
     """What is wrong with single experiments of a file."""
     wrong = []
@@ -173,6 +182,8 @@ def _together(experiments: tuple[Experiment, ...]) -> list[str]:
                     f"{title}: buckets: {first} to {end} of layer {one.layer!r} are {one.name!r}'s at the same time: "
                     "give it others, another layer, or a start after the other's stop"
                 )
+        elif (one.salt or one.name) == (other.salt or other.name):
+            wrong.append(f"{title}: salt: is that of {one.name!r}, which runs at the same time: give another")
         elif set(one.surfaces) & set(other.surfaces) and one.sets & other.sets:
             both, where = ", ".join(sorted(one.sets & other.sets)), sorted(set(one.surfaces) & set(other.surfaces))[0]
             wrong.append(

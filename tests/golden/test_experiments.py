@@ -49,8 +49,8 @@ control = "plain"
 arms = [{ name = "plain", share = 0.5 }, { name = "diverse", share = 0.5, diversity = 0.1 }]
 """
 ARMS = {
-    "home": "331o2223311231332r131322213332h333331232",
-    "cart": "d--o-p---ddpp-dpdrd----dpppp--hd-p-d--d-",
+    "home": "112223213233331o1r23h2321322o23123r32h21",
+    "cart": "dp--pp-p-pdd---oprd-h-pdpd-dodp-p-r-phd-",
 }
 
 

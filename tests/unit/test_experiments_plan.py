@@ -81,6 +81,10 @@ def arms(text: str) -> str:
             LAYERS + ONE + ONE.replace('"x"', '"y"').replace('"ranking"', '"other"'),
             "layer: 'x' of layer 'ranking' sets diversity, phase on bought_together at the same time too",
         ),
+        (
+            LAYERS + ONE + ONE.replace('"x"', '"y"').replace('"ranking"', '"other"') + 'salt = "x"',
+            "salt: is that of 'x', which runs at the same time",
+        ),
     ],
 )  # fmt: skip
 def test_an_error_names_the_file_the_experiment_and_the_field(text: str, words: str) -> None:
@@ -97,6 +101,7 @@ def test_an_error_names_the_file_the_experiment_and_the_field(text: str, words: 
         ("[exploration]\nrandom = 0.6\npopularity = 0.6", "plan.toml: exploration: random and popularity sum to more than 1"),
         ("[exploration]\nrandon = 0.1", "plan.toml: exploration: randon: unknown name; allowed: random, popularity"),
         ("[layers.a]\nunit = 'basket'", "plan.toml: layer 'a': unit: Input should be 'user' or 'session'"),
+        ("[layers.a]\n[layers.b]\nsalt = 'a'", "plan.toml: layer 'b': salt: is that of layer 'a'"),
         ("experiments = 1", "write each experiment as a table of its own, [[experiments]]"),
         ("layers = 1", "write each layer as a table of its own, [layers.NAME]"),
         ("[[experiments]]\nlayer = 'a'", "plan.toml: experiment number 1: name: is missing"),
@@ -228,6 +233,12 @@ def test_start_is_in_and_stop_is_out() -> None:
 def test_start_and_stop_move_nobody() -> None:
     plan, moved = plan_of(LAYERS + ONE), plan_of(LAYERS + ONE.replace("2026-12-29", "2027-12-29"))
     assert all(placed(plan, user) == placed(moved, user) for user in range(500))
+
+
+def test_an_experiment_called_like_its_layer_is_cut_anew() -> None:
+    plan = plan_of(LAYERS + ONE.replace('"x"', '"ranking"') + "buckets = [0, 5000]")
+    arms_of_all = Counter(arm for user in range(1_000) for arm in placed(plan, user).values())
+    assert min(arms_of_all.values()) > 150 and len(arms_of_all) == 2
 
 
 def test_a_layer_may_randomise_sessions() -> None:
