@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from recsys.content import FeatureEncoder, ItemContent
 from recsys.ids import HashIndex
-from recsys.models.layers import Layer, Scaler
+from recsys.models.layers import Layer, Scaler, odds
 from recsys.models.selection import first_eligible, rank, strongest_items
 from recsys.ranking import EMPTY_RANKING, NO_ITEM, History, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray
 
@@ -100,7 +100,7 @@ class ContentModel:
         profile = self.profile(query.history)
         scores = self.scores(profile, candidates)
         # Scores are logits; a ranking's scores are compared by their share of the best, so they become odds.
-        ranking = rank(self.name, candidates, np.exp(scores - scores.max()) * self.unknown[candidates], k)
+        ranking = rank(self.name, candidates, odds(scores) * self.unknown[candidates], k)
         return Ranking(ranking.items, ranking.scores, ranking.sources, self.because(profile, ranking.items))
 
     def _candidates(self, n: int, eligible: Mask) -> ItemArray:
