@@ -92,7 +92,7 @@ class Explanation:
     def rescaled(self, score: float) -> Explanation:
         """The same where a list that it is put into has another scale."""
         if score > 0 and self.score > 0:
-            return self.times(score / self.score)
+            return replace(self.times(score / self.score), score=score)
         return self.moved(PLACE, score)
 
     def largest(self, most: int) -> Explanation:
@@ -232,7 +232,9 @@ def _of_content(model: ContentModel, asked: Asked, items: ItemArray) -> Explanat
     for item, score, _ in _wanted(asked.of(model), items):
         row = np.array([item], dtype=np.int32)
         profile = model.profile(history)
-        nearest = profile.seeds[np.argsort(-(model.cosines(row, profile.seeds)[0] * profile.strengths))]
+        nearest = np.concatenate([model.because(profile, row), profile.seeds[model.nearest(profile, row, MAX_SINGLE)[0]], profile.seeds])
+        nearest = nearest[np.sort(np.unique(nearest, return_index=True)[1])]
+        nearest = nearest[nearest != NO_ITEM]
 
         def value(known: History, row: ItemArray = row) -> float:
             return float((odds(model.scores(model.profile(known), row)) * model.unknown[row])[0])

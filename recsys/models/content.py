@@ -8,6 +8,7 @@ ago is judged like any other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Final, Self
 
@@ -23,7 +24,11 @@ from recsys.ranking import EMPTY_RANKING, NO_ITEM, History, ItemArray, Mask, Mod
 MATCH_SCALE: Final = 50.0
 """Matches are cosines' parts, mostly below 0.02: so much larger, their logarithm tells them apart."""
 MAX_REASONS: Final = 50
-"""The item that speaks most for another is looked for among so many of the history's strongest."""
+"""The item that speaks most for another is looked for among so many of the history's strongest,"""
+MAX_TRIED: Final = 5
+"""and among them the nearest so many are taken out for a try, one at a time."""
+MAX_EXAMINED: Final = 20
+"""So many items of an answer are given a reason; who asks for more reads their scores."""
 _NOTHING: Final = 1e-9
 
 
@@ -33,10 +38,12 @@ class Profile:
 
     seeds: ItemArray
     """`(s,)` int32: different items of the history, the strongest first."""
-    strengths: ScoreArray
-    """`(s,)` float32, the strongest 1."""
+    strengths: tuple[ScoreArray, ...]
+    """For every half-life `(s,)` float32; by the first one the strongest is 1."""
     features: tuple[ScoreArray, ...]
     """For every half-life `(n_features + 1,)` float32 of length 1; the last entry is that of empty slots, 0."""
+    lengths: tuple[float, ...]
+    """For every half-life the length that the sum over the seeds had."""
     vector: NDArray[np.float32]
     """`(d,)` float32 of length 1: the shopper's tower."""
 
@@ -113,10 +120,13 @@ class ContentModel:
         """The features of what is known of a shopper; `history` is not empty."""
         found = [strongest_items(history, days, self.max_items, len(self.features)) for days in self.half_lives]
         seeds, strengths = found[0]
+        sums = [self._sum_features(*one) for one in found]
+        lengths = tuple(max(float(np.linalg.norm(one)), _NOTHING) for one in sums)
         return Profile(
             seeds,
-            strengths,
-            tuple(self._sum_features(*one) for one in found),
+            tuple(_strengths_of(seeds, *one) for one in found),
+            tuple(one / np.float32(length) for one, length in zip(sums, lengths, strict=True)),
+            lengths,
             self._tower(seeds, strengths),
         )
 
@@ -124,7 +134,6 @@ class ContentModel:
         # Empty slots, -1, write the last entry, and have no weight.
         sums = np.zeros(len(self.demand) + 1, dtype=np.float32)
         np.add.at(sums, self.features[seeds].ravel(), (self.weights[seeds] * strengths[:, None]).ravel())
-        sums /= max(float(np.linalg.norm(sums)), _NOTHING)
         return sums
 
     def _tower(self, seeds: ItemArray, strengths: ScoreArray) -> NDArray[np.float32]:
@@ -136,33 +145,83 @@ class ContentModel:
 
     def scores(self, profile: Profile, items: ItemArray) -> ScoreArray:
         """`(m,)` float32 logits of `items` `(m,)`."""
-        features, weights, starts = self.features[items], self.weights[items], self.encoder.starts
-        matches = np.concatenate(
-            [np.add.reduceat(part[features] * weights, starts, axis=1) for part in profile.features], axis=1
-        )
-        inputs = self.match_scaler(match_inputs(matches, len(profile.seeds)))
-        hidden = np.maximum(self.match(inputs) + self.hidden[items], 0.0)
-        logits = self.output(np.maximum(self.middle(hidden), 0.0))[:, 0]
-        return np.asarray(logits + self.item_vectors[items] @ profile.vector, dtype=np.float32)
+        matches = np.concatenate([self._matches(part, items) for part in profile.features], axis=1)
+        return self._logits(matches, len(profile.seeds), items) + self.item_vectors[items] @ profile.vector
+
+    def _matches(self, part: ScoreArray, items: ItemArray) -> ScoreArray:
+        """`(m, blocks)` float32: the cosine of `items` with a profile's features, by block."""
+        return np.add.reduceat(part[self.features[items]] * self.weights[items], self.encoder.starts, axis=1)
+
+    def _logits(self, matches: ScoreArray, met: int, items: ItemArray) -> ScoreArray:
+        """`(m,)` float32: what the network says of `items` `(m,)` with `matches` `(m, blocks times half-lives)`."""
+        hidden = np.maximum(self.match(self.match_scaler(match_inputs(matches, met))) + self.hidden[items], 0.0)
+        return self.output(np.maximum(self.middle(hidden), 0.0))[:, 0]
 
     def because(self, profile: Profile, items: ItemArray) -> ItemArray:
-        """`(m,)` int32: for each item the one of the history that shares most with it."""
-        seeds, strengths = profile.seeds[:MAX_REASONS], profile.strengths[:MAX_REASONS]
-        best: NDArray[np.intp] = np.argmax(self.cosines(items, seeds) * strengths, axis=1)
-        return seeds[best]
+        """`(m,)` int32: for each item the one of the history without which its logit falls most; `NO_ITEM` where it does not fall.
+
+        Only the first `MAX_EXAMINED` items have one. What a tower adds is not looked at.
+        """
+        because = np.full(len(items), NO_ITEM, dtype=np.int32)
+        items = items[:MAX_EXAMINED]
+        if len(items) == 0:
+            return because
+        tried = self.nearest(profile, items, MAX_TRIED)
+        before = [self._matches(part, items) for part in profile.features]
+        pairs = np.repeat(items, tried.shape[1])
+        after = self._logits(self._without(profile, before, items, tried), len(profile.seeds) - 1, pairs)
+        falls = self._logits(np.concatenate(before, axis=1), len(profile.seeds), items)[:, None] - after.reshape(tried.shape)
+        best = falls.argmax(axis=1)[:, None]
+        found = np.take_along_axis(profile.seeds[tried], best, axis=1)
+        because[: len(items)] = np.where(np.take_along_axis(falls, best, axis=1) > 0, found, NO_ITEM)[:, 0]
+        return because
+
+    def nearest(self, profile: Profile, items: ItemArray, n: int) -> NDArray[np.intp]:
+        """`(m, up to n)`: for each item the places of the strongest seeds that share most with it."""
+        strengths = profile.strengths[0][:MAX_REASONS]
+        shared = self.cosines(items, profile.seeds[:MAX_REASONS]) * strengths
+        n = min(n, len(strengths))
+        return np.argpartition(-shared, n - 1, axis=1)[:, :n]
+
+    def _without(
+        self, profile: Profile, before: Sequence[ScoreArray], items: ItemArray, tried: NDArray[np.intp]
+    ) -> ScoreArray:
+        """`(m * t, blocks times half-lives)` float32: the matches of `items` `(m,)` when one of the seeds `tried` `(m, t)` is not met."""
+        seeds = profile.seeds[tried]
+        columns, numbers = self._columns(items)
+        common = columns[numbers[self.features[seeds]], np.arange(len(items))[:, None, None]] * self.weights[seeds]
+        blocks = np.add.reduceat(common, self.encoder.starts, axis=2)
+        after = []
+        for part, strengths, length, match in zip(
+            profile.features, profile.strengths, profile.lengths, before, strict=True
+        ):
+            strength = strengths[tried]
+            along = (part[self.features[seeds]] * self.weights[seeds]).sum(axis=2)
+            # The length of what is left of the sum; features of an item have length 1.
+            left = np.sqrt(np.maximum(length**2 - 2 * length * strength * along + strength**2, _NOTHING))
+            after.append((length * match[:, None] - strength[:, :, None] * blocks) / left[:, :, None])
+        matches = np.concatenate(after, axis=2).reshape(tried.size, -1)
+        return np.maximum(matches, 0.0).astype(np.float32)
 
     def cosines(self, items: ItemArray, others: ItemArray) -> NDArray[np.float32]:
         """`(m, n)` float32 cosines of the features of `items` `(m,)` with those of `others` `(n,)`; for a few items at once."""
+        columns, numbers = self._columns(items)
+        # An item's weights have length 1 already.
+        cosines = np.einsum("nwm,nw->mn", columns[numbers[self.features[others]]], self.weights[others])
+        return np.asarray(cosines, dtype=np.float32)
+
+    def _columns(self, items: ItemArray) -> tuple[ScoreArray, NDArray[np.int32]]:
+        """The features of `items` `(m,)` as columns of a small matrix, and `(n_features + 1,)` the row that each feature has in it.
+
+        Features that any of the items has are numbered from 1; others, and empty slots, which read the last entry, are 0.
+        """
         features, weights = self.features[items], self.weights[items]
-        # Features that any of the items has are numbered from 1; others, and empty slots, which read the last entry, are 0.
         numbers = np.zeros(len(self.demand) + 1, dtype=np.int32)
         numbers[features] = np.arange(1, features.size + 1, dtype=np.int32).reshape(features.shape)
         numbers[-1] = 0
         columns = np.zeros((features.size + 1, len(items)), dtype=np.float32)
         columns[numbers[features], np.arange(len(items))[:, None]] = weights
-        # An item's weights have length 1 already.
-        cosines = np.einsum("nwm,nw->mn", columns[numbers[self.features[others]]], self.weights[others])
-        return np.asarray(cosines, dtype=np.float32)
+        return columns, numbers
 
     def knows(self, row: int) -> bool:
         """Whether anything of an item's content is known; else it cannot be placed."""
@@ -226,6 +285,13 @@ class ContentModel:
         }
         half_lives = tuple(params.pop("half_lives"))
         return cls(encoder=encoder, half_lives=half_lives, **params, **arrays, **layers, **scalers)
+
+
+def _strengths_of(wanted: ItemArray, seeds: ItemArray, strengths: ScoreArray) -> ScoreArray:
+    """`(w,)` float32: the strength of each of `wanted` `(w,)` among `seeds`, 0 where it is none of them."""
+    order = np.argsort(seeds)
+    place = order[np.minimum(seeds[order].searchsorted(wanted), max(len(seeds) - 1, 0))] if len(seeds) else order
+    return np.where(seeds[place] == wanted, strengths[place], np.float32(0.0))
 
 
 def match_inputs(matches: NDArray[np.float32], met: int) -> NDArray[np.float32]:
