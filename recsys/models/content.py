@@ -8,7 +8,6 @@ ago is judged like any other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Final, Self
 
@@ -25,7 +24,7 @@ MATCH_SCALE: Final = 50.0
 """Matches are cosines' parts, mostly below 0.02: so much larger, their logarithm tells them apart."""
 MAX_REASONS: Final = 50
 """The item that speaks most for another is looked for among so many of the history's strongest,"""
-MAX_TRIED: Final = 5
+MAX_TRIED: Final = 2
 """and among them the nearest so many are taken out for a try, one at a time."""
 MAX_EXAMINED: Final = 20
 """So many items of an answer are given a reason; who asks for more reads their scores."""
@@ -46,6 +45,16 @@ class Profile:
     """For every half-life the length that the sum over the seeds had."""
     vector: NDArray[np.float32]
     """`(d,)` float32 of length 1: the shopper's tower."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """The features of m items, by feature."""
+
+    columns: ScoreArray
+    """`(r, m)` float32: the weight of each feature that any of them has, in a row each; the first row, 0, is for all others."""
+    numbers: NDArray[np.int32]
+    """`(n_features + 1,)` int32: the row of each feature; the last entry is that of empty slots, -1."""
 
 
 @dataclass(frozen=True)
@@ -120,21 +129,17 @@ class ContentModel:
         """The features of what is known of a shopper; `history` is not empty."""
         found = [strongest_items(history, days, self.max_items, len(self.features)) for days in self.half_lives]
         seeds, strengths = found[0]
-        sums = [self._sum_features(*one) for one in found]
-        lengths = tuple(max(float(np.linalg.norm(one)), _NOTHING) for one in sums)
-        return Profile(
-            seeds,
-            tuple(_strengths_of(seeds, *one) for one in found),
-            tuple(one / np.float32(length) for one, length in zip(sums, lengths, strict=True)),
-            lengths,
-            self._tower(seeds, strengths),
-        )
+        features, lengths = zip(*(self._sum_features(*one) for one in found), strict=True)
+        others = (_strengths_of(seeds, *one) for one in found[1:])
+        return Profile(seeds, (strengths, *others), features, lengths, self._tower(seeds, strengths))
 
-    def _sum_features(self, seeds: ItemArray, strengths: ScoreArray) -> ScoreArray:
+    def _sum_features(self, seeds: ItemArray, strengths: ScoreArray) -> tuple[ScoreArray, float]:
         # Empty slots, -1, write the last entry, and have no weight.
         sums = np.zeros(len(self.demand) + 1, dtype=np.float32)
         np.add.at(sums, self.features[seeds].ravel(), (self.weights[seeds] * strengths[:, None]).ravel())
-        return sums
+        length = max(float(np.linalg.norm(sums)), _NOTHING)
+        sums /= length
+        return sums, length
 
     def _tower(self, seeds: ItemArray, strengths: ScoreArray) -> NDArray[np.float32]:
         if self.shopper_tower.shape[1] == 0:
@@ -152,8 +157,8 @@ class ContentModel:
         """`(m, blocks)` float32: the cosine of `items` with a profile's features, by block."""
         return np.add.reduceat(part[self.features[items]] * self.weights[items], self.encoder.starts, axis=1)
 
-    def _logits(self, matches: ScoreArray, met: int, items: ItemArray) -> ScoreArray:
-        """`(m,)` float32: what the network says of `items` `(m,)` with `matches` `(m, blocks times half-lives)`."""
+    def _logits(self, matches: ScoreArray, met: int | NDArray[np.intp], items: ItemArray) -> ScoreArray:
+        """`(m,)` float32: what the network says of `items` `(m,)` with `matches` `(m, half-lives times blocks)`."""
         hidden = np.maximum(self.match(self.match_scaler(match_inputs(matches, met))) + self.hidden[items], 0.0)
         return self.output(np.maximum(self.middle(hidden), 0.0))[:, 0]
 
@@ -166,62 +171,66 @@ class ContentModel:
         items = items[:MAX_EXAMINED]
         if len(items) == 0:
             return because
-        tried = self.nearest(profile, items, MAX_TRIED)
-        before = [self._matches(part, items) for part in profile.features]
-        pairs = np.repeat(items, tried.shape[1])
-        after = self._logits(self._without(profile, before, items, tried), len(profile.seeds) - 1, pairs)
-        falls = self._logits(np.concatenate(before, axis=1), len(profile.seeds), items)[:, None] - after.reshape(tried.shape)
-        best = falls.argmax(axis=1)[:, None]
-        found = np.take_along_axis(profile.seeds[tried], best, axis=1)
-        because[: len(items)] = np.where(np.take_along_axis(falls, best, axis=1) > 0, found, NO_ITEM)[:, 0]
+        table = self._table(items)
+        tried = self._nearest(profile, table, MAX_TRIED)
+        before = np.stack([self._matches(part, items) for part in profile.features], axis=1)
+        after = self._without(profile, before, table, tried)
+        matches = np.concatenate([before[:, None], after], axis=1).reshape(-1, before[0].size)
+        n, met = 1 + tried.shape[1], len(profile.seeds)
+        counts = np.tile(np.array([met] + [met - 1] * tried.shape[1]), len(items))
+        logits = self._logits(matches, counts, np.repeat(items, n)).reshape(-1, n)
+        least = logits.argmin(axis=1)
+        # At 0 stands what nothing was taken from.
+        found = profile.seeds[tried[np.arange(len(items)), np.maximum(least - 1, 0)]]
+        because[: len(items)] = np.where(least > 0, found, NO_ITEM)
         return because
 
     def nearest(self, profile: Profile, items: ItemArray, n: int) -> NDArray[np.intp]:
         """`(m, up to n)`: for each item the places of the strongest seeds that share most with it."""
+        return self._nearest(profile, self._table(items), n)
+
+    def _nearest(self, profile: Profile, table: _Table, n: int) -> NDArray[np.intp]:
         strengths = profile.strengths[0][:MAX_REASONS]
-        shared = self.cosines(items, profile.seeds[:MAX_REASONS]) * strengths
+        shared = self._cosines(table, profile.seeds[:MAX_REASONS]) * strengths
         n = min(n, len(strengths))
         return np.argpartition(-shared, n - 1, axis=1)[:, :n]
 
     def _without(
-        self, profile: Profile, before: Sequence[ScoreArray], items: ItemArray, tried: NDArray[np.intp]
+        self, profile: Profile, before: ScoreArray, table: _Table, tried: NDArray[np.intp]
     ) -> ScoreArray:
-        """`(m * t, blocks times half-lives)` float32: the matches of `items` `(m,)` when one of the seeds `tried` `(m, t)` is not met."""
+        """What `before` `(m, half-lives, blocks)`, matches of the table's items, are when one of the seeds at `tried` `(m, t)` is not met.
+
+        `(m, t, half-lives, blocks)` float32.
+        """
         seeds = profile.seeds[tried]
-        columns, numbers = self._columns(items)
-        common = columns[numbers[self.features[seeds]], np.arange(len(items))[:, None, None]] * self.weights[seeds]
-        blocks = np.add.reduceat(common, self.encoder.starts, axis=2)
-        after = []
-        for part, strengths, length, match in zip(
-            profile.features, profile.strengths, profile.lengths, before, strict=True
-        ):
-            strength = strengths[tried]
-            along = (part[self.features[seeds]] * self.weights[seeds]).sum(axis=2)
-            # The length of what is left of the sum; features of an item have length 1.
-            left = np.sqrt(np.maximum(length**2 - 2 * length * strength * along + strength**2, _NOTHING))
-            after.append((length * match[:, None] - strength[:, :, None] * blocks) / left[:, :, None])
-        matches = np.concatenate(after, axis=2).reshape(tried.size, -1)
-        return np.maximum(matches, 0.0).astype(np.float32)
+        features, weights = self.features[seeds], self.weights[seeds]
+        common = table.columns[table.numbers[features], np.arange(len(tried))[:, None, None]] * weights
+        blocks = np.add.reduceat(common, self.encoder.starts, axis=2)[:, :, None]
+        lengths = np.array(profile.lengths, dtype=np.float32)
+        strengths = np.stack([each[tried] for each in profile.strengths], axis=2)
+        along = np.stack([np.einsum("mtw,mtw->mt", part[features], weights) for part in profile.features], axis=2)
+        # The length of what is left of the sum; features of an item have length 1.
+        left = np.sqrt(np.maximum(lengths**2 - 2 * lengths * strengths * along + strengths**2, _NOTHING))
+        after = (lengths[:, None] * before[:, None] - strengths[..., None] * blocks) / left[..., None]
+        return np.maximum(after, 0.0)
 
     def cosines(self, items: ItemArray, others: ItemArray) -> NDArray[np.float32]:
         """`(m, n)` float32 cosines of the features of `items` `(m,)` with those of `others` `(n,)`; for a few items at once."""
-        columns, numbers = self._columns(items)
+        return self._cosines(self._table(items), others)
+
+    def _cosines(self, table: _Table, others: ItemArray) -> NDArray[np.float32]:
         # An item's weights have length 1 already.
-        cosines = np.einsum("nwm,nw->mn", columns[numbers[self.features[others]]], self.weights[others])
-        return np.asarray(cosines, dtype=np.float32)
+        rows = table.columns[table.numbers[self.features[others]]]
+        return np.asarray(np.einsum("nwm,nw->mn", rows, self.weights[others]), dtype=np.float32)
 
-    def _columns(self, items: ItemArray) -> tuple[ScoreArray, NDArray[np.int32]]:
-        """The features of `items` `(m,)` as columns of a small matrix, and `(n_features + 1,)` the row that each feature has in it.
-
-        Features that any of the items has are numbered from 1; others, and empty slots, which read the last entry, are 0.
-        """
+    def _table(self, items: ItemArray) -> _Table:
         features, weights = self.features[items], self.weights[items]
         numbers = np.zeros(len(self.demand) + 1, dtype=np.int32)
         numbers[features] = np.arange(1, features.size + 1, dtype=np.int32).reshape(features.shape)
         numbers[-1] = 0
         columns = np.zeros((features.size + 1, len(items)), dtype=np.float32)
         columns[numbers[features], np.arange(len(items))[:, None]] = weights
-        return columns, numbers
+        return _Table(columns, numbers)
 
     def knows(self, row: int) -> bool:
         """Whether anything of an item's content is known; else it cannot be placed."""
@@ -294,9 +303,10 @@ def _strengths_of(wanted: ItemArray, seeds: ItemArray, strengths: ScoreArray) ->
     return np.where(seeds[place] == wanted, strengths[place], np.float32(0.0))
 
 
-def match_inputs(matches: NDArray[np.float32], met: int) -> NDArray[np.float32]:
-    """What the network reads of items for a shopper: `(m, blocks times half-lives)` matches, then how many items were met."""
-    known = np.full((len(matches), 1), np.log1p(met), dtype=np.float32)
+def match_inputs(matches: NDArray[np.float32], met: int | NDArray[np.intp]) -> NDArray[np.float32]:
+    """What the network reads of items for a shopper: `(m, half-lives times blocks)` matches, then how many items were met."""
+    known = np.empty((len(matches), 1), dtype=np.float32)
+    known[:, 0] = np.log1p(met)
     return np.concatenate([np.log1p(MATCH_SCALE * matches), known], axis=1)
 
 
