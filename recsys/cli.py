@@ -7,6 +7,7 @@ a serving install needs no training library and `--help` answers at once.
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,8 @@ app = typer.Typer(
 )
 rules_app = typer.Typer(no_args_is_help=True, help="Business rules: what may, must and must not be shown.")
 app.add_typer(rules_app, name="rules")
+experiments_app = typer.Typer(no_args_is_help=True, help="Experiments: who gets what, and how long it takes to tell.")
+app.add_typer(experiments_app, name="experiments")
 console = Console(stderr=False)
 
 DataDir = Annotated[Path, typer.Option("--data-dir", envvar="RECSYS_DATA_DIR", help="Where this shop's files live.")]
@@ -183,6 +186,55 @@ def check_rules(
         typer.echo(orjson.dumps(to_json(run, requests_from), option=orjson.OPT_INDENT_2).decode())
     else:
         print_dry_run(run, requests_from, str(live.bundle.manifest["currency"]), console)
+
+
+@experiments_app.command("check")
+def check_experiments(
+    file: Annotated[Path, typer.Argument(help="A file of experiments, docs/experiments.md.")],
+    baseline: Annotated[float | None, typer.Option(min=0, help="The primary metric's value today.")] = None,
+    deviation: Annotated[
+        float | None, typer.Option(min=0, help="Its standard deviation between units; that of a yes or no by default.")
+    ] = None,
+    units_per_day: Annotated[float | None, typer.Option(min=1, help="Units seen for the first time on a day.")] = None,
+    lift: Annotated[float, typer.Option(min=0.0001, help="Relative difference that is to be found.")] = 0.05,
+    power: Annotated[float, typer.Option(min=0.5, max=0.999, help="Chance of finding it.")] = 0.8,
+) -> None:
+    """Validate a file of experiments, print who gets what and, with a baseline, how long it takes."""
+    from recsys.experiments.printing import print_plan, print_sizes
+    from recsys.experiments.reading import read_plan
+
+    plan = read_plan(file)
+    print_plan(plan, console)
+    if baseline is None and units_per_day is None:
+        return
+    from recsys.experiments.power import Baseline
+
+    if not baseline or not units_per_day:
+        raise UserError("the size of an experiment needs both --baseline, above 0, and --units-per-day")
+    if deviation is None and baseline >= 1:
+        raise UserError("a baseline of 1 or more is no rate: give its standard deviation between units, --deviation")
+    today = (
+        Baseline.of_a_rate(baseline, units_per_day)
+        if deviation is None
+        else Baseline(baseline, deviation, units_per_day)
+    )
+    print_sizes(plan, today, lift, power, console)
+
+
+@experiments_app.command("assign")
+def assign_experiments(
+    file: Annotated[Path, typer.Argument(help="A file of experiments, docs/experiments.md.")],
+    unit: Annotated[str, typer.Argument(help="A user's id.")],
+    session: Annotated[bool, typer.Option("--session", help="It is the id of an anonymous session instead.")] = False,
+    at: Annotated[datetime | None, typer.Option(help="A moment, UTC; now by default.")] = None,
+) -> None:
+    """Print what a unit gets on every surface."""
+    from recsys.experiments.printing import print_assignments
+    from recsys.experiments.reading import read_plan
+
+    user_id, session_id = (None, unit) if session else (unit, None)
+    moment = datetime.now(UTC) if at is None else at.replace(tzinfo=UTC)
+    print_assignments(read_plan(file), user_id, session_id, moment, console)
 
 
 @app.command()

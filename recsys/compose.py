@@ -5,10 +5,10 @@ So the serving stack of a surface reads as one expression, and a bundle stores i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import chain
-from typing import ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -298,3 +298,25 @@ def model_from_state(kind: str, state: ModelState) -> Model:
         KeyError: no model of this version is called so.
     """
     return MODELS[kind].from_state(state)
+
+
+def rebuilt(model: Model, change: Callable[[Model], Model]) -> Model:
+    """`model` with `change` made to each model that it is composed of, and then to itself; what stays as it was is shared.
+
+    A model that asks others by itself, as the ranker does its sources, is one to it.
+    """
+    parts = {part.name: getattr(model, part.name) for part in fields(model)}  # type: ignore[arg-type]
+    changed = {name: value for name, part in parts.items() if (value := _rebuilt_part(part, change)) is not part}
+    return change(replace(model, **changed) if changed else model)  # type: ignore[type-var]
+
+
+def _rebuilt_part(part: Any, change: Callable[[Model], Model]) -> Any:
+    if isinstance(part, _KINDS):
+        return rebuilt(part, change)
+    if isinstance(part, tuple) and part and all(isinstance(one, _KINDS) for one in part):
+        new = tuple(rebuilt(one, change) for one in part)
+        return part if all(one is old for one, old in zip(new, part, strict=True)) else new
+    return part
+
+
+_KINDS: Final = tuple(MODELS.values())

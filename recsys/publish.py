@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,31 @@ def read_ledger(bundles: Path) -> list[LedgerEntry]:
     if not ledger.exists():
         return []
     return [LedgerEntry(**orjson.loads(line)) for line in ledger.read_bytes().splitlines()]
+
+
+def served_phases(bundles: Path) -> dict[int, str]:
+    """For each phase the bundle that serves it: the last one published, without those that were rolled back from.
+
+    The live bundle is one of them; experiments serve the others beside it.
+    """
+    stacks: dict[int, list[str]] = {}
+    before = ""
+    for entry in read_ledger(bundles):
+        # A rollback of a rollback finds nothing wrong with what it leaves.
+        withdrawn = entry.previous if (before, entry.action) == ("publish", "rollback") else None
+        stacks = {
+            phase: [version for version in stack if version not in (withdrawn, entry.version)]
+            for phase, stack in stacks.items()
+        }
+        stacks.setdefault(_phase(entry.version), []).append(entry.version)
+        before = entry.action
+    return {phase: stack[-1] for phase, stack in stacks.items() if stack}
+
+
+def _phase(version: str) -> int:
+    """Of a bundle, by its name; 0 where that does not tell."""
+    found = re.search(r"-phase(\d+)-", version)
+    return int(found[1]) if found else 0
 
 
 def publish(bundles: Path, version: str | None = None, *, reason: str = "") -> str:

@@ -15,6 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
 from service.answering import Answering
+from service.arms import Arms
 from service.bundles import BundleHolder
 from service.catalogue_api import CatalogueEditor
 from service.catalogue_log import CatalogueLog
@@ -38,12 +39,13 @@ def create_app(
     log: EventLog,
     catalogue_log: CatalogueLog,
     rules: RulesHolder,
+    arms: Arms,
     metrics: Metrics,
     settings: Settings,
     clock: Callable[[], float],
 ) -> FastAPI:
     """Wire the service. `clock` gives Unix time."""
-    answering = Answering(store, log, rules, metrics, clock)
+    answering = Answering(store, log, arms, metrics, clock)
     intake = Intake(store, log, metrics, clock)
     editor = CatalogueEditor(holder, catalogue_log, metrics, clock)
 
@@ -51,6 +53,8 @@ def create_app(
         if await holder.reload():
             await store.publish_popular(holder.live.bundle.version, holder.live.popular_ids())
         await rules.reload()
+        await arms.reload()
+        rules.forget([holder.live.catalogue, *arms.catalogues])
 
     async def look_after_redis() -> None:
         await store.recover()

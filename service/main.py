@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from recsys.errors import UserError
 from recsys.tables import CATALOGUE_LOG
 from service.app import create_app
+from service.arms import Arms
 from service.bundles import BundleHolder
 from service.catalogue_log import CatalogueLog
 from service.event_log import FileEventLog
@@ -23,7 +24,7 @@ def app_from_settings() -> FastAPI:
     """The application for the settings in the environment.
 
     Raises:
-        UserError: no Redis is given (`recsys serve` starts one), no bundle is live, or the rules cannot be used.
+        UserError: no Redis is given (`recsys serve` starts one), no bundle is live, or the rules or the experiments cannot be used.
     """
     settings = Settings()
     if settings.redis_url is None:
@@ -43,4 +44,5 @@ def app_from_settings() -> FastAPI:
     catalogue_log = CatalogueLog(settings.data_dir / CATALOGUE_LOG)
     holder = BundleHolder(settings.data_dir / "bundles", catalogue_log, metrics.refused)
     rules = RulesHolder(settings.rules, metrics)
-    return create_app(holder, store, log, catalogue_log, rules, metrics, settings, time.time)
+    arms = Arms(settings.experiments, holder, rules, metrics)
+    return create_app(holder, store, log, catalogue_log, rules, arms, metrics, settings, time.time)

@@ -75,6 +75,23 @@ class Metrics:
             registry=registry,
             multiprocess_mode="max",
         )
+        self._arm_answers = Counter(
+            "recsys_arm_answers",
+            "Answers by arm of an experiment",
+            ["shop", "experiment", "arm", "degraded"],
+            registry=registry,
+        )
+        self._plan_refused = Counter(
+            "recsys_experiments_refused", "Files of experiments not loaded", ["shop"], registry=registry
+        )
+        self._plan_stale = Gauge(
+            "recsys_experiments_stale",
+            "1 while the file of experiments cannot be used and an older one is in force",
+            ["shop"],
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        self._arm_children: dict[tuple[str, str, bool], Counter] = {}
         self._rule_children: dict[tuple[str, str], Counter] = {}
         self._answer_children: dict[tuple[str, str, bool], Counter] = {}
         self._latency_children: dict[str, Histogram] = {}
@@ -113,6 +130,19 @@ class Metrics:
         if child is None:
             child = self._rule_children[rule, outcome] = self._rules.labels(self._shop, rule, outcome)
         child.inc()
+
+    def placed(self, experiment: str, arm: str, *, degraded: bool) -> None:
+        """Count an answer for an arm."""
+        child = self._arm_children.get((experiment, arm, degraded))
+        if child is None:
+            child = self._arm_answers.labels(self._shop, experiment, arm, str(degraded).lower())
+            self._arm_children[experiment, arm, degraded] = child
+        child.inc()
+
+    def plan_refused(self, *, stale: bool) -> None:
+        """Whether the file of experiments as it is now cannot be used; counted where so."""
+        self._plan_refused.labels(self._shop).inc(stale)
+        self._plan_stale.labels(self._shop).set(stale)
 
     def rules_refused(self, *, stale: bool) -> None:
         """Whether the rule file as it is now cannot be used; counted where so."""

@@ -96,7 +96,7 @@ class Routes:
     async def _recommend(self, question: RecommendRequest) -> Response:
         if question.k > self._settings.max_k:
             return _problem(422, f"k: at most {self._settings.max_k} items can be asked for")
-        return Response(await self._answering.answer(self._holder.live, question), media_type=JSON)
+        return Response(await self._answering.answer(question), media_type=JSON)
 
     async def page(self, request: Request) -> Response:
         """Recommend items for several widgets of one page, none of them twice; a widget's answer is that of /recommend."""
@@ -112,7 +112,7 @@ class Routes:
         if large := [name for name, question in widgets.items() if question.k > most]:
             message = f"at most {most} items can be asked for"
             return _unfit([{"field": f"widgets.{name}.k", "message": message} for name in large])
-        return Response(await self._answering.page(self._holder.live, widgets), media_type=JSON)
+        return Response(await self._answering.page(widgets), media_type=JSON)
 
     async def events(self, request: Request) -> Response:
         """Tell what shoppers did: one event, a list, or `{"events": [...]}`, at most 1,000; a verdict for each."""
@@ -281,6 +281,7 @@ _ANSWER: Final = {
     "shortfall": 0,
     "warnings": [],
     "rules": None,
+    "arms": {},
     "items": [
         {
             "rank": 1,

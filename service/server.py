@@ -14,6 +14,7 @@ import uvicorn
 
 from recsys.bundle import BundleError, read_manifest
 from recsys.errors import UserError
+from recsys.experiments.reading import read_plan
 from recsys.publish import live_version
 from recsys.rules.reading import read_rules
 from service.embedded_redis import embedded_redis
@@ -24,7 +25,7 @@ def serve(settings: Settings) -> None:
     """Serve until interrupted, terminated or hung up on; then everything that was started is stopped.
 
     Raises:
-        UserError: no bundle is live, the rules cannot be used, the port is taken, or Redis does not start.
+        UserError: no bundle is live, the rules or the experiments cannot be used, the port is taken, or Redis does not start.
     """
     bundles = settings.data_dir / "bundles"
     version = live_version(bundles)
@@ -33,6 +34,8 @@ def serve(settings: Settings) -> None:
     read_manifest(bundles / version)
     if settings.rules is not None:
         read_rules(settings.rules)
+    if settings.experiments is not None:
+        read_plan(settings.experiments)
     _require_free(settings.host, settings.port)
     # uvicorn shuts down at a signal and then raises it again: by default that would end the process before the block does.
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -28,4 +28,5 @@ class Settings(BaseSettings):
     pending_events: int = Field(default=100_000, ge=0)
     trend_refresh_seconds: float = Field(default=5.0, gt=0)
     rules: Path | None = None
+    experiments: Path | None = None
     reload_seconds: float = Field(default=1.0, gt=0)

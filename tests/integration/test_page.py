@@ -182,7 +182,7 @@ def test_each_widget_is_an_exposure_of_its_own_that_a_dry_run_can_ask_again(
     assert [top["request_id"], again["request_id"]] == [answers[name]["request_id"] for name in ("top", "again")]
     assert [top["widget"], again["widget"]] == ["top", "again"]
     assert (top["shown_before"], again["shown_before"]) == ([], ids(answers["top"]))
-    assert [item for item, _ in again["items"]] == ids(answers["again"])
+    assert [item for item, *_ in again["items"]] == ids(answers["again"])
     last = from_log(data_dir / "log", open_live(data_dir, None), 1)[0].request
     assert list(last.filters.exclude_item_ids) == ids(answers["top"])
 

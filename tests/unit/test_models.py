@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.compose import Blend, Fallback
+from recsys.compose import Blend, Confident, Fallback, rebuilt
 from recsys.dataset import SECONDS_PER_DAY
 from recsys.events import WEIGHT_OF_CODE, EventType
 from recsys.models.fit.content import ContentRecommender
@@ -185,6 +185,14 @@ def test_a_fallback_fills_up_with_whatever_is_eligible(k: int, allowed: list[boo
     first = [item for item in (3, 1) if allowed[item]]
     assert ranking.items.tolist()[: len(first)] == first[:k]
     assert (np.diff(ranking.scores) <= 0).all()
+
+
+def test_a_part_deep_in_a_composition_is_exchanged_and_the_others_are_shared() -> None:
+    kept, old, new = order("kept", 1), order("old", 2), order("new", 3)
+    before = Fallback((Confident(Blend((old, kept), (1.0, 1.0), 10, "blend"), 0.5), kept), "home")
+    after = rebuilt(before, lambda model: new if model is old else model)
+    assert after == Fallback((Confident(Blend((new, kept), (1.0, 1.0), 10, "blend"), 0.5), kept), "home")
+    assert rebuilt(before, lambda model: model) is before
 
 
 def test_lifts_of_a_region_by_hand() -> None:

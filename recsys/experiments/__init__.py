@@ -1,0 +1,2 @@
+"""Experiments: who gets what (`assignment`, `plan`, `reading`), two rankings in one list (`interleaving`), and what came of it
+(`analysis`, `sequential`, `power`, `preference`: training libraries, never imported by the service)."""
