@@ -232,7 +232,9 @@ def _of_content(model: ContentModel, asked: Asked, items: ItemArray) -> Explanat
     for item, score, _ in _wanted(asked.of(model), items):
         row = np.array([item], dtype=np.int32)
         profile = model.profile(history)
-        nearest = np.concatenate([model.because(profile, row), profile.seeds[model.nearest(profile, row, MAX_SINGLE)[0]], profile.seeds])
+        nearest = np.concatenate(
+            [model.because(profile, row), profile.seeds[model.nearest(profile, row, MAX_SINGLE)[0]], profile.seeds]
+        )
         nearest = nearest[np.sort(np.unique(nearest, return_index=True)[1])]
         nearest = nearest[nearest != NO_ITEM]
 

@@ -74,6 +74,19 @@ class Answer:
     outcomes: Outcomes = field(default_factory=dict)
     propensity: float | None = None
     """The chance of each item at its place, given the arm: 1 of a model that always answers alike, None where a rule moved any."""
+    seed: int = 0
+    """Of what is random in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer and what it was made from."""
+
+    line: Line
+    shopper: Shopper | None
+    at: float
+    answer: Answer
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +133,16 @@ class Answering:
 
     async def answer(self, request: RecommendRequest) -> bytes:
         """The answer as JSON."""
+        return (await self.answered(request)).body
+
+    async def answered(self, request: RecommendRequest) -> Answered:
+        """The answer with what it was made from."""
         started = self._clock()
         line = self._arms.line(request, started)
         recorded = await self._recorded([(line, request)])
         shopper = self._shopper(line.live, request, recorded, started)
-        return self._compose(line, request, shopper, started)[1]
+        answer, body = self._compose(line, request, shopper, started)
+        return Answered(line, shopper, started, answer, body)
 
     async def page(self, widgets: Mapping[str, RecommendRequest]) -> bytes:
         """The answers of a page's widgets as JSON: each as ever, but for what those before it show.
@@ -169,23 +187,35 @@ class Answering:
     ) -> tuple[Answer, bytes]:
         """One answer, logged and counted, and the same as JSON. `shopper` is None where the history cannot be read."""
         live, surface, request_id = line.live, request.where, self._id()
-        engine = line.rules.on(live)
-        reads = _reads_history(request, engine)
-        degraded = reads and shopper is None
-        who = shopper if reads and shopper is not None else Shopper()
-        ruling = None if engine is None else Ruling(engine, now, who.history, history_read=not degraded)
-        shown = _rows(live, spot.shown)
         seed = crc32(request_id.encode())
-        answer = self.rank(live, request, who, self.trend, ruling, degraded=degraded, shown=shown, seed=seed)
+        answer = self.decide(line, request, shopper, now, shown=_rows(live, spot.shown), seed=seed)
         line.rules.note(answer.outcomes)
         self._expose(line, request, request_id, answer, now, spot)
         shortfall = request.k - len(answer.ranking)
-        body = _write(line, request_id, surface, answer, shortfall, who.history)
-        seconds = self._clock() - now
+        body = _write(line, request_id, surface, answer, shortfall, (shopper or Shopper()).history)
+        seconds, degraded = self._clock() - now, answer.degraded
         self._metrics.answered(surface, answer.served_by, degraded=degraded, seconds=seconds, shortfall=shortfall)
         for placement in line.placements:
             self._metrics.placed(placement.experiment, placement.arm, degraded=degraded)
         return answer, body
+
+    def decide(
+        self,
+        line: Line,
+        request: RecommendRequest,
+        shopper: Shopper | None,
+        now: float,
+        *,
+        shown: ItemArray = _NO_ITEMS,
+        seed: int,
+    ) -> Answer:
+        """The answer under the rules in force, not logged or counted; `shopper` is None where the history cannot be read."""
+        engine = line.rules.on(line.live)
+        reads = _reads_history(request, engine)
+        degraded = reads and shopper is None
+        who = shopper if reads and shopper is not None else Shopper()
+        ruling = None if engine is None else Ruling(engine, now, who.history, history_read=not degraded)
+        return self.rank(line.live, request, who, self.trend, ruling, degraded=degraded, shown=shown, seed=seed)
 
     @staticmethod
     def _shopper(live: LiveBundle, request: RecommendRequest, recorded: Recorded | None, now: float) -> Shopper | None:
@@ -215,8 +245,7 @@ class Answering:
 
         `shown` are rows that the same page shows already; `seed` makes what is random in it repeatable.
         """
-        bundle, catalogue = live.bundle, live.catalogue
-        surface = request.where
+        bundle, surface = live.bundle, request.where
         if not _is_personal(request):
             shopper = Shopper()  # that a rule has to know more changes no model's answer
         query, warnings = _question(live, request, shopper, seed)
@@ -235,11 +264,7 @@ class Answering:
             if live.plain:
                 return model.recommend(query, k, allowed)
             if surface is Surface.TRENDING:
-                # What shoppers want right now, then what the bundle saw trending.
-                wanted = np.array([catalogue.row(item_id) for item_id in trend], dtype=np.int32)
-                wanted = wanted[wanted != NO_ITEM]
-                wanted = wanted[allowed[wanted]][: min(k, request.k // 2)]
-                return joined.leading(joined.listed(wanted, "trending_now"), model, query, k, allowed)
+                return joined.trending(live, model, query, k, allowed, trend=trend, shown=request.k)
             if surface is Surface.NEW_ARRIVALS:
                 return joined.new_arrivals(live, model, query, k, allowed, shown=request.k)
             if surface is Surface.SIMILAR:
@@ -257,7 +282,9 @@ class Answering:
             served_by = bundle.popularity.name
         version = None if ruling is None else ruling.engine.version
         propensity = None if ruled.names else 1.0 / chosen_from[0] if chosen_from else 1.0
-        return Answer(ranking, served_by, degraded, tuple(warnings), version, ruled.names, ruled.outcomes, propensity)
+        return Answer(
+            ranking, served_by, degraded, tuple(warnings), version, ruled.names, ruled.outcomes, propensity, seed
+        )
 
     def _expose(
         self, line: Line, request: RecommendRequest, request_id: str, answer: Answer, now: float, spot: Spot

@@ -14,6 +14,7 @@ from service.bundles import BundleHolder
 from service.catalogue_api import UPDATED, CatalogueEditor, ItemsError, parse_items
 from service.catalogue_log import CatalogueLogError
 from service.events import ACCEPTED, DUPLICATE, REJECTED, EventsError, Intake, parse_body
+from service.explaining import explained
 from service.metrics import Metrics
 from service.schemas import (
     BulkUpdate,
@@ -96,7 +97,8 @@ class Routes:
     async def _recommend(self, question: RecommendRequest) -> Response:
         if question.k > self._settings.max_k:
             return _problem(422, f"k: at most {self._settings.max_k} items can be asked for")
-        return Response(await self._answering.answer(question), media_type=JSON)
+        answer = explained(self._answering, question) if question.explain else self._answering.answer(question)
+        return Response(await answer, media_type=JSON)
 
     async def page(self, request: Request) -> Response:
         """Recommend items for several widgets of one page, none of them twice; a widget's answer is that of /recommend."""

@@ -195,9 +195,7 @@ class ContentModel:
         n = min(n, len(strengths))
         return np.argpartition(-shared, n - 1, axis=1)[:, :n]
 
-    def _without(
-        self, profile: Profile, before: ScoreArray, table: _Table, tried: NDArray[np.intp]
-    ) -> ScoreArray:
+    def _without(self, profile: Profile, before: ScoreArray, table: _Table, tried: NDArray[np.intp]) -> ScoreArray:
         """What `before` `(m, half-lives, blocks)`, matches of the table's items, are when one of the seeds at `tried` `(m, t)` is not met.
 
         `(m, t, half-lives, blocks)` float32.
@@ -212,7 +210,7 @@ class ContentModel:
         # The length of what is left of the sum; features of an item have length 1.
         left = np.sqrt(np.maximum(lengths**2 - 2 * lengths * strengths * along + strengths**2, _NOTHING))
         after = (lengths[:, None] * before[:, None] - strengths[..., None] * blocks) / left[..., None]
-        return np.maximum(after, 0.0)
+        return np.asarray(np.maximum(after, 0.0), dtype=np.float32)
 
     def cosines(self, items: ItemArray, others: ItemArray) -> NDArray[np.float32]:
         """`(m, n)` float32 cosines of the features of `items` `(m,)` with those of `others` `(n,)`; for a few items at once."""
