@@ -164,7 +164,17 @@ def model(request: pytest.FixtureRequest) -> Model:
     return build(request.param)
 
 
-SUMS = ("buy_again", "item_knn", "similar", "bought_together", "cart", "local_ridge", "als", "similar_content", "phase1 buy_again")
+SUMS = (
+    "buy_again",
+    "item_knn",
+    "similar",
+    "bought_together",
+    "cart",
+    "local_ridge",
+    "als",
+    "similar_content",
+    "phase1 buy_again",
+)
 """Models whose scores compare between two questions, and fall by what is taken out of one."""
 NETWORKS = ("sequence", "ranker", "confident", "phase3 home")
 """A ranker explains by groups of features, the sequence model cites what lies nearest."""

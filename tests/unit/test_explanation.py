@@ -9,9 +9,9 @@ from recsys.compose import Blend, Fallback
 from recsys.explanation import ITEM, OTHERS, OWN, PLACE, WANTED, Asked, Contribution, Explanation, explain
 from recsys.models.als import ALSModel
 from recsys.models.diverse import Diverse
-from recsys.models.fit.ranker import RankerRecommender, SourcePlan
 from recsys.models.fit.frequency import FrequencyRecommender
 from recsys.models.fit.item_item import CosineRecommender
+from recsys.models.fit.ranker import RankerRecommender, SourcePlan
 from recsys.models.item_item import ItemItemModel
 from recsys.models.popularity import OrderModel
 from recsys.models.shapley import coalitions, shapley_values
@@ -82,8 +82,15 @@ def test_factors_are_a_sum_over_the_history() -> None:
 def test_the_rest_is_one_contribution_and_the_sum_stays() -> None:
     many = Explanation(10.0, 0.0, tuple(Contribution(ITEM, item, float(item)) for item in (1, 4, 2, 3)))
     few = many.largest(2)
-    assert few.contributions == (Contribution(ITEM, 4, 4.0), Contribution(ITEM, 3, 3.0), Contribution(OTHERS, NO_ITEM, 3.0))
-    assert many.largest(4).contributions == few.contributions[:2] + (Contribution(ITEM, 2, 2.0), Contribution(ITEM, 1, 1.0))
+    assert few.contributions == (
+        Contribution(ITEM, 4, 4.0),
+        Contribution(ITEM, 3, 3.0),
+        Contribution(OTHERS, NO_ITEM, 3.0),
+    )
+    assert many.largest(4).contributions == few.contributions[:2] + (
+        Contribution(ITEM, 2, 2.0),
+        Contribution(ITEM, 1, 1.0),
+    )
 
 
 def test_shapley_values_of_the_glove_game() -> None:
