@@ -20,7 +20,8 @@ from recsys.events import Surface
 from recsys.phases import PHASES
 from recsys.ranking import NO_ITEM, History, Ranking
 from recsys.reports import Table, write_report
-from service.answering import Answering, Shopper
+from service.answering import Answering
+from service.answers import Shopper
 from service.bundles import LiveBundle
 from service.reasons import cited
 from service.replay import open_live

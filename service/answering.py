@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 from zlib import crc32
@@ -17,16 +16,17 @@ import orjson
 from recsys.events import EVENT_TYPES, Surface
 from recsys.models.random import RandomModel
 from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Model, Query, Ranking
-from recsys.rules.engine import Engine, Outcomes, Ruled
+from recsys.rules.engine import Engine, Ruled
 from recsys.rules.situation import Situation
 from service import joined
+from service.answers import NO_PAGE, NOT_READ, Answer, Answered, Recorded, Ruling, Shopper, Spot
 from service.arms import Arms, Line
 from service.bundles import LiveBundle
 from service.event_log import EventLog
 from service.metrics import Metrics
 from service.reasons import reasons
 from service.schemas import NO_FILTERS, Filters, RecommendRequest
-from service.session_store import NO_RECORDS, Records, SessionStore, StoreUnavailableError
+from service.session_store import Records, SessionStore, StoreUnavailableError
 
 _SESSION_SECONDS: Final = 30 * 60
 _PERSONAL: Final = frozenset({Surface.HOME, Surface.BUY_AGAIN, Surface.NEW_ARRIVALS})
@@ -37,82 +37,6 @@ _OPTIONAL: Final = ("item_id", "cart", "region", "segments")
 """Members of a request that the log has where they are given."""
 _NOT_ENHANCED: Final = (b"null", b"false")
 _NO_ITEMS: Final[ItemArray] = np.empty(0, dtype=np.int32)
-
-
-@dataclass(frozen=True, slots=True)
-class Shopper:
-    """What is known of who asks."""
-
-    history: History = EMPTY_HISTORY
-    session_items: ItemArray = field(default_factory=lambda: _NO_ITEMS)
-
-
-@dataclass(frozen=True, slots=True)
-class Ruling:
-    """The rules for one answer, and what they may read."""
-
-    engine: Engine
-    at: float
-    """Unix time."""
-    history: History = EMPTY_HISTORY
-    """Of the shopper, also on surfaces whose models do not read it."""
-    history_read: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer before it is written down."""
-
-    ranking: Ranking
-    served_by: str
-    degraded: bool
-    warnings: tuple[str, ...]
-    rules: str | None = None
-    """Version of the rules that it obeys."""
-    moved_by: tuple[tuple[str, ...], ...] = ()
-    """For each item the rules that moved it; empty where none moved any."""
-    outcomes: Outcomes = field(default_factory=dict)
-    propensity: float | None = None
-    """The chance of each item at its place, given the arm: 1 of a model that always answers alike, None where a rule moved any."""
-    seed: int = 0
-    """Of what is random in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """An answer and what it was made from."""
-
-    line: Line
-    shopper: Shopper | None
-    at: float
-    answer: Answer
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """Where on a page an answer stands."""
-
-    page_id: str
-    widget: str
-    shown: tuple[str, ...]
-    """Ids of the items that the widgets before it show."""
-
-
-NO_PAGE: Final = Spot("", "", ())
-"""Of an answer that stands alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """What Redis holds of who asks."""
-
-    user: Records
-    session: Records
-
-
-NOT_READ: Final = Recorded(NO_RECORDS, NO_RECORDS)
-"""Where no answer depends on it."""
 
 
 class Answering:

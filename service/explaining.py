@@ -16,7 +16,8 @@ import orjson
 from recsys.explanation import Asked, Contribution, Explanation, explain
 from recsys.ranking import NO_ITEM, Mask, Model, Query, Ranking
 from recsys.rules.candidates import CATALOGUE, PINNED
-from service.answering import Answered, Answering, Shopper
+from service.answering import Answering
+from service.answers import Answered, Shopper
 from service.catalogue import LiveCatalogue
 from service.joined import NEW, NEW_FOR_YOU, NOW, SIMILAR
 from service.reasons import cited

@@ -19,7 +19,8 @@ from recsys.events import EVENT_CODE, Surface
 from recsys.publish import live_version
 from recsys.ranking import EMPTY_HISTORY, NO_ITEM, History
 from recsys.tables import CATALOGUE_LOG
-from service.answering import Shopper, join
+from service.answering import join
+from service.answers import Shopper
 from service.bundles import LiveBundle
 from service.catalogue import LiveCatalogue
 from service.catalogue_log import CatalogueLog
