@@ -36,7 +36,7 @@ from recsys.models.shapley import coalitions, shapley_values
 from recsys.ranking import NO_ITEM, History, ItemArray, Mask, Model, Query, Ranking
 
 ITEM: Final = "an item that the shopper met"
-OWN: Final = "what the shopper did with it before"
+OWN: Final = "whether and when the shopper met it before"
 TASTE: Final = "what else the shopper chose"
 REST: Final = "the rest of what the shopper did"
 WANTED: Final = "how wanted it is"
