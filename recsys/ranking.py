@@ -49,6 +49,11 @@ class History:
         keep = self.event_types == code
         return History(self.items[keep], self.event_types[keep], self.age_days[keep])
 
+    def without(self, items: ItemArray | int) -> History:
+        """The events of other items."""
+        keep = ~np.isin(self.items, items)
+        return History(self.items[keep], self.event_types[keep], self.age_days[keep])
+
 
 EMPTY_HISTORY = History(_EMPTY_ITEMS, np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.float32))
 

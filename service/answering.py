@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 from zlib import crc32
 
@@ -16,9 +15,10 @@ import orjson
 from recsys.events import EVENT_TYPES, Surface
 from recsys.models.random import RandomModel
 from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Model, Query, Ranking
-from recsys.rules.engine import Engine, Outcomes, Ruled
+from recsys.rules.engine import Engine, Ruled
 from recsys.rules.situation import Situation
 from service import joined
+from service.answers import NO_PAGE, NOT_READ, Answer, Answered, Recorded, Ruling, Shopper, Spot
 from service.arms import Arms, Line
 from service.bundles import LiveBundle
 from service.event_log import EventLog
@@ -26,7 +26,7 @@ from service.logins import Logins
 from service.metrics import Metrics
 from service.reasons import reasons
 from service.schemas import NO_FILTERS, Filters, RecommendRequest
-from service.session_store import NO_RECORDS, Records, SessionStore, StoreUnavailableError
+from service.session_store import Records, SessionStore, StoreUnavailableError
 
 _SESSION_SECONDS: Final = 30 * 60
 _PERSONAL: Final = frozenset({Surface.HOME, Surface.BUY_AGAIN, Surface.NEW_ARRIVALS})
@@ -37,69 +37,6 @@ _OPTIONAL: Final = ("item_id", "cart", "region", "segments")
 """Members of a request that the log has where they are given."""
 _NOT_ENHANCED: Final = (b"null", b"false")
 _NO_ITEMS: Final[ItemArray] = np.empty(0, dtype=np.int32)
-
-
-@dataclass(frozen=True, slots=True)
-class Shopper:
-    """What is known of who asks."""
-
-    history: History = EMPTY_HISTORY
-    session_items: ItemArray = field(default_factory=lambda: _NO_ITEMS)
-
-
-@dataclass(frozen=True, slots=True)
-class Ruling:
-    """The rules for one answer, and what they may read."""
-
-    engine: Engine
-    at: float
-    """Unix time."""
-    history: History = EMPTY_HISTORY
-    """Of the shopper, also on surfaces whose models do not read it."""
-    history_read: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer before it is written down."""
-
-    ranking: Ranking
-    served_by: str
-    degraded: bool
-    warnings: tuple[str, ...]
-    rules: str | None = None
-    """Version of the rules that it obeys."""
-    moved_by: tuple[tuple[str, ...], ...] = ()
-    """For each item the rules that moved it; empty where none moved any."""
-    outcomes: Outcomes = field(default_factory=dict)
-    propensity: float | None = None
-    """The chance of each item at its place, given the arm: 1 of a model that always answers alike, None where a rule moved any."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """Where on a page an answer stands."""
-
-    page_id: str
-    widget: str
-    shown: tuple[str, ...]
-    """Ids of the items that the widgets before it show."""
-
-
-NO_PAGE: Final = Spot("", "", ())
-"""Of an answer that stands alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """What Redis holds of who asks."""
-
-    user: Records
-    session: Records
-
-
-NOT_READ: Final = Recorded(NO_RECORDS, NO_RECORDS)
-"""Where no answer depends on it."""
 
 
 class Answering:
@@ -121,12 +58,17 @@ class Answering:
 
     async def answer(self, request: RecommendRequest) -> bytes:
         """The answer as JSON."""
+        return (await self.answered(request)).body
+
+    async def answered(self, request: RecommendRequest) -> Answered:
+        """The answer with what it was made from."""
         started = self._clock()
         await self._logins.note(request.user_id, request.session_id)
         line = self._arms.line(request, started)
         recorded = await self._recorded([(line, request)])
         shopper = self._shopper(line.live, request, recorded, started)
-        return self._compose(line, request, shopper, started)[1]
+        answer, body = self._compose(line, request, shopper, started)
+        return Answered(line, shopper, started, answer, body)
 
     async def page(self, widgets: Mapping[str, RecommendRequest]) -> bytes:
         """The answers of a page's widgets as JSON: each as ever, but for what those before it show.
@@ -173,23 +115,35 @@ class Answering:
     ) -> tuple[Answer, bytes]:
         """One answer, logged and counted, and the same as JSON. `shopper` is None where the history cannot be read."""
         live, surface, request_id = line.live, request.where, self._id()
-        engine = line.rules.on(live)
-        reads = _reads_history(request, engine)
-        degraded = reads and shopper is None
-        who = shopper if reads and shopper is not None else Shopper()
-        ruling = None if engine is None else Ruling(engine, now, who.history, history_read=not degraded)
-        shown = _rows(live, spot.shown)
         seed = crc32(request_id.encode())
-        answer = self.rank(live, request, who, self.trend, ruling, degraded=degraded, shown=shown, seed=seed)
+        answer = self.decide(line, request, shopper, now, shown=_rows(live, spot.shown), seed=seed)
         line.rules.note(answer.outcomes)
         self._expose(line, request, request_id, answer, now, spot)
         shortfall = request.k - len(answer.ranking)
-        body = _write(line, request_id, surface, answer, shortfall, who.history)
-        seconds = self._clock() - now
+        body = _write(line, request_id, surface, answer, shortfall, (shopper or Shopper()).history)
+        seconds, degraded = self._clock() - now, answer.degraded
         self._metrics.answered(surface, answer.served_by, degraded=degraded, seconds=seconds, shortfall=shortfall)
         for placement in line.placements:
             self._metrics.placed(placement.experiment, placement.arm, degraded=degraded)
         return answer, body
+
+    def decide(
+        self,
+        line: Line,
+        request: RecommendRequest,
+        shopper: Shopper | None,
+        now: float,
+        *,
+        shown: ItemArray = _NO_ITEMS,
+        seed: int,
+    ) -> Answer:
+        """The answer under the rules in force, not logged or counted; `shopper` is None where the history cannot be read."""
+        engine = line.rules.on(line.live)
+        reads = _reads_history(request, engine)
+        degraded = reads and shopper is None
+        who = shopper if reads and shopper is not None else Shopper()
+        ruling = None if engine is None else Ruling(engine, now, who.history, history_read=not degraded)
+        return self.rank(line.live, request, who, self.trend, ruling, degraded=degraded, shown=shown, seed=seed)
 
     @staticmethod
     def _shopper(live: LiveBundle, request: RecommendRequest, recorded: Recorded | None, now: float) -> Shopper | None:
@@ -219,8 +173,7 @@ class Answering:
 
         `shown` are rows that the same page shows already; `seed` makes what is random in it repeatable.
         """
-        bundle, catalogue = live.bundle, live.catalogue
-        surface = request.where
+        bundle, surface = live.bundle, request.where
         if not _is_personal(request):
             shopper = Shopper()  # that a rule has to know more changes no model's answer
         query, warnings = _question(live, request, shopper, seed)
@@ -239,11 +192,7 @@ class Answering:
             if live.plain:
                 return model.recommend(query, k, allowed)
             if surface is Surface.TRENDING:
-                # What shoppers want right now, then what the bundle saw trending.
-                wanted = np.array([catalogue.row(item_id) for item_id in trend], dtype=np.int32)
-                wanted = wanted[wanted != NO_ITEM]
-                wanted = wanted[allowed[wanted]][: min(k, request.k // 2)]
-                return joined.leading(joined.listed(wanted, "trending_now"), model, query, k, allowed)
+                return joined.trending(live, model, query, k, allowed, trend=trend, shown=request.k)
             if surface is Surface.NEW_ARRIVALS:
                 return joined.new_arrivals(live, model, query, k, allowed, shown=request.k)
             if surface is Surface.SIMILAR:
@@ -261,7 +210,9 @@ class Answering:
             served_by = bundle.popularity.name
         version = None if ruling is None else ruling.engine.version
         propensity = None if ruled.names else 1.0 / chosen_from[0] if chosen_from else 1.0
-        return Answer(ranking, served_by, degraded, tuple(warnings), version, ruled.names, ruled.outcomes, propensity)
+        return Answer(
+            ranking, served_by, degraded, tuple(warnings), version, ruled.names, ruled.outcomes, propensity, seed
+        )
 
     def _expose(
         self, line: Line, request: RecommendRequest, request_id: str, answer: Answer, now: float, spot: Spot

@@ -13,7 +13,8 @@ from recsys.rules.engine import Engine
 from recsys.rules.entry import Outcome
 from recsys.rules.reading import RuleSet
 from recsys.rules.worth import NOTHING, STAND_IN, Predictor, Worth, worth
-from service.answering import Answer, Answering, Ruling
+from service.answering import Answering
+from service.answers import Answer, Ruling
 from service.bundles import LiveBundle
 from service.replay import Replayed
 from service.rules import engine_for

@@ -24,7 +24,8 @@ from recsys.store.reading import latest_exposures, logins_of, owner_at, rows_bet
 from recsys.store.schema import EVENTS
 from recsys.store.writing import Row
 from recsys.tables import CATALOGUE_LOG
-from service.answering import Shopper, join
+from service.answering import join
+from service.answers import Shopper
 from service.bundles import LiveBundle
 from service.catalogue import LiveCatalogue
 from service.catalogue_log import CatalogueLog

@@ -17,6 +17,7 @@ from service.catalogue_api import UPDATED, CatalogueEditor, ItemsError, parse_it
 from service.catalogue_log import CatalogueLogError
 from service.event_log import EventLog
 from service.events import Intake
+from service.explaining import explained
 from service.judging import REJECTED, VERDICTS, EventsError, parse_body
 from service.metrics import Metrics
 from service.schemas import (
@@ -104,7 +105,8 @@ class Routes:
     async def _recommend(self, question: RecommendRequest) -> Response:
         if question.k > self._settings.max_k:
             return _problem(422, f"k: at most {self._settings.max_k} items can be asked for")
-        return Response(await self._answering.answer(question), media_type=JSON)
+        answer = explained(self._answering, question) if question.explain else self._answering.answer(question)
+        return Response(await answer, media_type=JSON)
 
     async def page(self, request: Request) -> Response:
         """Recommend items for several widgets of one page, none of them twice; a widget's answer is that of /recommend."""

@@ -92,6 +92,8 @@ class _Place(_Strict):
 class RecommendRequest(_Context, _Place, _Shopper):
     """One question. Without user, session and item it is answered for a stranger."""
 
+    explain: bool = Field(default=False, description="Say of each item how its score comes about; slow.")
+
     @model_validator(mode="after")
     def _item_where_needed(self) -> RecommendRequest:
         if self.surface in (Surface.SIMILAR, Surface.BOUGHT_TOGETHER) and self.item_id is None:

@@ -80,6 +80,8 @@ def _axis(height: float) -> tuple[Figure, Any]:
 def _svg(figure: Figure) -> str:
     target = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "recsys"}):
-        figure.savefig(target, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), transparent=True)
+        figure.savefig(
+            target, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), transparent=True
+        )
     text = target.getvalue()
     return text[text.index("<svg") :]

@@ -11,6 +11,7 @@ import pytest
 
 from recsys.compose import MODELS, Blend, Confident, Fallback, Shrinkage, model_from_state
 from recsys.dataset import Segments
+from recsys.explanation import Asked, explain
 from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
 from recsys.models.fit.als import ALSRecommender
@@ -35,7 +36,7 @@ from recsys.models.fit.session_knn import SessionKNNRecommender
 from recsys.models.item_item import ItemItemModel
 from recsys.phase1 import Workshop
 from recsys.phases import PHASES
-from recsys.ranking import Mask, Model, ModelState, Query
+from recsys.ranking import NO_ITEM, Mask, Model, ModelState, Query, Ranking
 from tests.factories import checkerboard, query
 
 N_ITEMS = 40
@@ -162,6 +163,21 @@ def build(name: str) -> Model:
 def model(request: pytest.FixtureRequest) -> Model:
     return build(request.param)
 
+
+SUMS = (
+    "buy_again",
+    "item_knn",
+    "similar",
+    "bought_together",
+    "cart",
+    "local_ridge",
+    "als",
+    "similar_content",
+    "phase1 buy_again",
+)
+"""Models whose scores compare between two questions, and fall by what is taken out of one."""
+NETWORKS = ("sequence", "ranker", "confident", "phase3 home")
+"""A ranker explains by groups of features, the sequence model cites what lies nearest."""
 
 QUERIES = {
     "a known taste": query(0, 2, 4),
@@ -297,6 +313,56 @@ def test_shrinkage_moves_from_the_prior_to_the_model() -> None:
 
 def test_buy_again_returns_only_what_was_bought() -> None:
     assert set(build("phase1 buy_again").recommend(query(1, 2, 3), 10, ALLOWED).items.tolist()) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("asked", QUERIES)
+@pytest.mark.parametrize("k", [5, 1_000])
+def test_an_explanation_sums_to_the_score(model: Model, asked: str, k: int) -> None:
+    question = Asked(QUERIES[asked], k, ALLOWED)
+    ranking = question.of(model)
+    told = explain(model, question, ranking.items[::2])
+    assert sorted(told) == sorted(ranking.items[::2].tolist())
+    for item, score in zip(ranking.items[::2].tolist(), ranking.scores[::2].tolist(), strict=True):
+        values = [one.value for one in told[item].contributions]
+        assert told[item].score == score
+        scale = abs(told[item].base) + sum(map(abs, values))
+        assert told[item].base + sum(values) == pytest.approx(score, abs=1e-5 * scale)
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in NETWORKS])
+def test_what_is_cited_contributes(name: str) -> None:
+    model = build(name)
+    for asked in QUERIES.values():
+        question = Asked(asked, 10, ALLOWED)
+        ranking = question.of(model)
+        told = explain(model, question, ranking.items)
+        for item, because, _ in zip(*_listed(ranking), strict=True):
+            if because != NO_ITEM:
+                assert sum(one.value for one in told[item].contributions if one.item == because) > 0
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_without_what_is_cited_an_item_has_less(name: str) -> None:
+    for asked in (query(0, 2, 4), query(7), query(3, 3, 3, 3), query(*range(N_ITEMS))):
+        for item, because, score in zip(*_listed(build(name).recommend(asked, 10, ALLOWED)), strict=True):
+            other = build(name).recommend(without(asked, because), N_ITEMS, ALLOWED)
+            left = dict(zip(other.items.tolist(), other.scores.tolist(), strict=True))
+            assert left.get(item, 0.0) < score
+
+
+def _listed(ranking: Ranking) -> tuple[list[int], list[int], list[float]]:
+    return ranking.items.tolist(), ranking.because.tolist(), ranking.scores.tolist()
+
+
+def without(asked: Query, item: int) -> Query:
+    """The same from a shopper who has never met the item."""
+    return replace(
+        asked,
+        history=asked.history.without(item),
+        session_items=asked.session_items[asked.session_items != item],
+        cart_items=asked.cart_items[asked.cart_items != item],
+        context_item=NO_ITEM if asked.context_item == item else asked.context_item,
+    )
 
 
 def test_every_kind_is_asked() -> None:

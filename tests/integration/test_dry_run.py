@@ -17,7 +17,8 @@ from recsys.events import Surface
 from recsys.ranking import NO_ITEM, Ranking
 from recsys.rules.reading import RuleSet
 from recsys.rules.worth import STAND_IN, Predictor, Worth, worth
-from service.answering import Answering, Ruling, Shopper
+from service.answering import Answering
+from service.answers import Ruling, Shopper
 from service.bundles import LiveBundle
 from service.dry_run import dry_run, predictor_of
 from service.replay import from_log, open_live, requests_for, sampled
