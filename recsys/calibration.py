@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Final, Literal, Self
+from typing import Any, ClassVar, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,14 +28,14 @@ class Curve:
 
     by: By
     """`rank` is the item's place in the answer, 1 the best."""
-    at: NDArray[np.float32]
-    """`(m,)` float32, ascending, m at least 1."""
-    chances: NDArray[np.float32]
-    """`(m,)` float32 in (0, 1): not decreasing over scores, not increasing over ranks."""
+    at: NDArray[np.float64]
+    """`(m,)` float64, ascending, m at least 1."""
+    chances: NDArray[np.float64]
+    """`(m,)` float64 in (0, 1): not decreasing over scores, not increasing over ranks."""
 
-    def __call__(self, values: NDArray[np.float32]) -> ScoreArray:
-        """`(n,)` float32: the chance of each of `values` `(n,)`, scores or ranks."""
-        return np.interp(values, self.at, self.chances).astype(np.float32)
+    def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """`(n,)` float64: the chance of each of `values` `(n,)`, scores or ranks."""
+        return np.asarray(np.interp(values, self.at, self.chances))
 
 
 Curves = Mapping[str, Curve]
@@ -77,10 +77,10 @@ class Calibrated:
         for place, source in enumerate(ranking.sources):
             places.setdefault(source, []).append(place)
         chances = np.empty(len(ranking), dtype=np.float32)
-        for source, where in places.items():
+        for source, those in places.items():
+            where = np.array(those)
             curve = self.curves.get(source) or self.curves[ANY]
-            values = ranking.scores[where] if curve.by == "score" else np.array(where, dtype=np.float32) + 1
-            chances[where] = curve(values)
+            chances[where] = curve(ranking.scores[where] if curve.by == "score" else where + 1)
         return chances
 
     def state(self) -> ModelState:

@@ -56,7 +56,7 @@ class Phase3Config(Phase2Config):
     clicks: bool = False
     """Whether the ranker's chances are those of a click instead of a purchase; see `RankerRecommender`."""
     wrong_cost: float = 0.0
-    """What a place that the ranker took costs where its item is not bought, in purchases of a usual item. At 0 only sales count; more
+    """What an item costs that only the ranker shows and that is not bought, in purchases of a usual item. At 0 only sales count; more
     makes the threshold that `recsys.tradeoffs` chooses higher, for a shop whose visitors are put off by wrong guesses."""
 
 

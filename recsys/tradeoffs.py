@@ -76,7 +76,7 @@ def threshold_curve(
 
     `prices`, `(n_items,)` int64 cents. Columns: `threshold`, and with their 95% intervals as `_low` and `_high`: `enhanced` (share of the
     places that the ranker takes), `purchases`, `revenue_cents` and `gain`, which is what is chosen by: purchases as the objective values
-    them, less `wrong_cost` for every place that the ranker takes and whose item is not bought.
+    them, less `wrong_cost` for every item that only the ranker shows and that is not bought.
     """
     firsts = [top_k(one.items, one.chances * values(one.items), K) for one in said]
     rows = []
@@ -86,7 +86,7 @@ def threshold_curve(
             sure = one.items[first[one.chances[first] >= threshold]]
             rest = one.simple[~np.isin(one.simple, sure)][: K - len(sure)]
             ours, theirs = _bought(np.concatenate([sure, rest]), one), _bought(one.simple[:K], one)
-            wrong = len(sure) - len(_bought(sure, one))
+            wrong = int((~np.isin(sure, np.union1d(one.truths, one.simple[:K]))).sum())
             revenue = prices[ours].sum() - prices[theirs].sum()
             gain = values(ours).sum() - values(theirs).sum() - wrong_cost * wrong
             gains.append((len(sure) / K, len(ours) - len(theirs), revenue, gain))

@@ -97,8 +97,8 @@ def diverse() -> Model:
 
 def with_chances() -> Model:
     """Chances over scores for own purchases, over ranks for all else."""
-    score = Curve("score", np.array([0.5, 1.0, 4.0], np.float32), np.array([0.1, 0.2, 0.6], np.float32))
-    rank = Curve("rank", np.array([1.0, 20.0], np.float32), np.array([0.3, 0.05], np.float32))
+    score = Curve("score", np.array([0.5, 1.0, 4.0]), np.array([0.1, 0.2, 0.6]))
+    rank = Curve("rank", np.array([1.0, 20.0]), np.array([0.3, 0.05]))
     return Calibrated(blend(), {"": rank, "buy_again": score})
 
 

@@ -99,7 +99,7 @@ def test_without_rules_nothing_changes(live: LiveBundle) -> None:
 
 
 def test_chances_take_the_place_of_the_stand_in_where_every_surface_claims_them(live: LiveBundle) -> None:
-    curve = Curve("rank", np.array([1.0], np.float32), np.array([0.25], np.float32))
+    curve = Curve("rank", np.array([1.0]), np.array([0.25]))
     of_all = calibrated(live.bundle.surfaces, {surface: {ANY: curve} for surface in Surface})
     of_home = calibrated(live.bundle.surfaces, {Surface.HOME: {ANY: curve}})
     assert predictor_of(live.bundle) is predictor_of(replace(live.bundle, surfaces=of_home)) is STAND_IN

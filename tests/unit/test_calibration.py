@@ -105,7 +105,7 @@ def test_a_source_of_few_items_and_one_that_was_never_met_have_the_curve_of_all(
 def test_what_a_model_claims_itself_is_neither_fitted_nor_changed() -> None:
     claimed = shown((5.0, 40, 40)).with_columns(chance=pl.lit(0.9))
     assert fit_curves(claimed) == {}
-    half = Curve("rank", np.array([1.0], np.float32), np.array([0.5], np.float32))
+    half = Curve("rank", np.array([1.0]), np.array([0.5]))
     answer = ranking(3.0, 2.0, sources=("a", "a"), chances=(0.25, np.nan))
     model = Calibrated(Fixed(answer), {ANY: half})
     chances = model.recommend(Query(), 2, np.ones(2, np.bool_)).chances
@@ -113,7 +113,7 @@ def test_what_a_model_claims_itself_is_neither_fitted_nor_changed() -> None:
 
 
 def test_surfaces_without_curves_stay_as_they_are() -> None:
-    curve = {ANY: Curve("rank", np.array([1.0], np.float32), np.array([0.5], np.float32))}
+    curve = {ANY: Curve("rank", np.array([1.0]), np.array([0.5]))}
     surfaces = {Surface.HOME: Fixed(ranking(1.0, sources=("a",))), Surface.CART: Fixed(ranking(1.0, sources=("a",)))}
     found = calibrated(surfaces, {Surface.HOME: curve, Surface.CART: {}})
     assert found[Surface.CART] is surfaces[Surface.CART]

@@ -54,7 +54,7 @@ def held_out_error(shown: pl.DataFrame, by: By) -> float:
         theirs, ours = shown.filter(~held_out), shown.filter(held_out)
         if not len(theirs):
             return np.inf
-        chances = fit_curve(theirs, by)(ours[by].to_numpy().astype(np.float32))
+        chances = fit_curve(theirs, by)(ours[by].to_numpy())
         total += float(((chances - ours["hit"].to_numpy()) ** 2).sum())
     return total / len(shown)
 
@@ -66,7 +66,7 @@ def fit_curve(shown: pl.DataFrame, by: By) -> Curve:
     # Half an item bought and half one not: nothing is certain (Krichevsky and Trofimov, 1981).
     shares = (n_hits + 0.5) / (counts + 1.0)
     fitted = isotonic_regression(shares, weights=counts, increasing=by == "score").x
-    return Curve(by, at.astype(np.float32), fitted.astype(np.float32))
+    return Curve(by, at, fitted)
 
 
 def _grouped(
