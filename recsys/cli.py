@@ -104,6 +104,12 @@ def train(
     ] = None,
     search_seconds: Annotated[float, typer.Option(min=0, help="Time box of the hyper-parameter search.")] = 60.0,
     seed: int = 0,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="What home of phase 3 is ranked by: purchases (the default), revenue, balanced between the two, or clicks."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option(help="Train again though nothing has changed.")] = False,
     publish_it: Annotated[
         bool, typer.Option("--publish", help="Publish the bundle too, if it is new or none is live.")
@@ -114,7 +120,16 @@ def train(
     from recsys.publish import live_version
     from recsys.train import train as run
 
-    result = run(phase, data_dir, until=until, search_seconds=search_seconds, seed=seed, force=force, console=console)
+    result = run(
+        phase,
+        data_dir,
+        until=until,
+        search_seconds=search_seconds,
+        seed=seed,
+        objective=objective,
+        force=force,
+        console=console,
+    )
     # A bundle that was there before stays where a rollback put it.
     if publish_it and (result.trained or live_version(data_dir / "bundles") is None):
         publish(result.version, reason="trained", data_dir=data_dir)

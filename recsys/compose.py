@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.calibration import Calibrated
 from recsys.models.als import ALSModel
 from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
@@ -190,7 +191,7 @@ class Shrinkage:
 class Confident:
     """What a model is sure enough of, and nothing else: in a `Fallback` the simple answer keeps the other places.
 
-    A model that claims no chances is never sure.
+    A model that claims no chances is never sure. What remains is marked as `enhanced`.
     """
 
     kind: ClassVar[str] = "confident"
@@ -208,7 +209,8 @@ class Confident:
         ranking = self.model.recommend(query, k, eligible)
         if ranking.chances is None:
             return EMPTY_RANKING
-        return ranking.take(np.flatnonzero(ranking.chances >= self.threshold))
+        sure = ranking.take(np.flatnonzero(ranking.chances >= self.threshold))
+        return replace(sure, enhanced=np.ones(len(sure), dtype=np.bool_))
 
     def state(self) -> ModelState:
         """See `Model`."""
@@ -270,6 +272,7 @@ MODELS: Final[dict[str, type[Model]]] = {
     for model in (
         ALSModel,
         Blend,
+        Calibrated,
         CategoryPopularityModel,
         Confident,
         ContentModel,

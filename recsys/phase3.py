@@ -30,6 +30,14 @@ NAME: Final = "phase3"
 PLAIN: Final = "phase3_undiversified"
 """The row of the tables that shows what diversity costs."""
 
+OBJECTIVES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "purchases": {"value_weight": 0.0},
+    "balanced": {"value_weight": 0.5},
+    "revenue": {"value_weight": 1.0},
+    "clicks": {"value_weight": 0.0, "clicks": True},
+}
+"""What a shop may want of home, and what that makes of the configuration. The tables hold no margins, so there is none of that."""
+
 __all__ = ["DEFAULT", "NAME", "Phase3Config", "Workshop", "baselines", "build_surfaces", "home", "objective", "rows"]
 
 
@@ -45,6 +53,11 @@ class Phase3Config(Phase2Config):
     """Strength of `Diverse` on home; 0 leaves it out. Not searched either: accuracy alone would always choose 0."""
     similar_diversity: float = 0.03
     """The same on the page of an item, where likeness is what is asked for."""
+    clicks: bool = False
+    """Whether the ranker's chances are those of a click instead of a purchase; see `RankerRecommender`."""
+    wrong_cost: float = 0.0
+    """What an item costs that only the ranker shows and that is not bought, in purchases of a usual item. At 0 only sales count; more
+    makes the threshold that `recsys.tradeoffs` chooses higher, for a shop whose visitors are put off by wrong guesses."""
 
 
 DEFAULT: Final = Phase3Config()
@@ -52,15 +65,15 @@ DEFAULT: Final = Phase3Config()
 
 def default_params() -> dict[str, Any]:
     """`DEFAULT` as the first trial of a search."""
-    return {"threshold": DEFAULT.threshold}
+    return {}
 
 
-def suggest(trial: optuna.Trial) -> Phase3Config:
-    """The search space: how sure the ranker must be. What else there is the ranker has learnt."""
-    return Phase3Config(threshold=trial.suggest_float("threshold", 0.0, 0.2))
+def suggest(trial: optuna.Trial) -> Phase3Config:  # noqa: ARG001 - every phase's takes one
+    """No search: what the ranker has not learnt is the shop's choice, or read off a curve (`recsys.tradeoffs`)."""
+    return DEFAULT
 
 
-def ranker() -> RankerRecommender:
+def ranker(*, clicks: bool = False) -> RankerRecommender:
     """The ranker with its sources, none of which needs a search: the ranker weighs them."""
     return RankerRecommender(
         sources=(
@@ -69,7 +82,8 @@ def ranker() -> RankerRecommender:
             SourcePlan(PopularityRecommender(), depth=50, reads=50),
             SourcePlan(TrendingRecommender(), depth=20, reads=20),
             SourcePlan(NewArrivalsRecommender(), depth=20, reads=20),
-        )
+        ),
+        clicks=clicks,
     )
 
 
@@ -94,7 +108,7 @@ def undiversified(workshop: Workshop, config: Phase3Config) -> Model:
 
 def ranked(workshop: Workshop, config: Phase3Config) -> RankerModel:
     """The ranker alone."""
-    model = workshop.fit(ranker())
+    model = workshop.fit(ranker(clicks=config.clicks))
     assert isinstance(model, RankerModel)
     return replace(model, value_weight=config.value_weight)
 

@@ -35,7 +35,7 @@ _OWN_FALLBACK: Final = frozenset({Surface.NEW_ARRIVALS})
 """Personal surfaces whose own model answers a stranger too; popularity answers the others when Redis is gone."""
 _OPTIONAL: Final = ("item_id", "cart", "region", "segments")
 """Members of a request that the log has where they are given."""
-_NOT_ENHANCED: Final = (b"null", b"false")
+_NOT_SAID: Final = (b"null", b"false")
 _NO_ITEMS: Final[ItemArray] = np.empty(0, dtype=np.int32)
 
 
@@ -381,8 +381,12 @@ def join(first: History, then: History) -> History:
 def _confidence(ranking: Ranking) -> Sequence[tuple[bytes, bytes]]:
     """For each item the chance that it is bought, or null, and whether the place is one that the ensemble took."""
     if ranking.chances is None:
-        return (_NOT_ENHANCED,) * len(ranking)
-    return [_NOT_ENHANCED if chance != chance else (b"%.4g" % chance, b"true") for chance in ranking.chances.tolist()]
+        return (_NOT_SAID,) * len(ranking)
+    sure = [b"null" if chance != chance else b"%.4g" % chance for chance in ranking.chances.tolist()]
+    if ranking.enhanced is None:
+        return [(chance, b"false") for chance in sure]
+    taken = [b"true" if enhanced else b"false" for enhanced in ranking.enhanced.tolist()]
+    return list(zip(sure, taken, strict=True))
 
 
 def _write(line: Line, request_id: str, surface: Surface, answer: Answer, shortfall: int, history: History) -> bytes:

@@ -305,7 +305,7 @@ _ANSWER: Final = {
         {
             "rank": 1,
             "score": 1.05,
-            "confidence": None,
+            "confidence": 0.62,
             "enhanced": False,
             "source": "buy_again",
             "reason": "You bought this 9 times",

@@ -18,8 +18,12 @@ from typing import Final
 
 import numpy as np
 
+from recsys.calibration import Curves, calibrated
 from recsys.dataset import SECONDS_PER_DAY, Catalogue, Dataset, Events, parse_day
-from recsys.events import EVENT_CODE, EventType
+from recsys.evaluation.questions import observe, questions
+from recsys.evaluation.split import Window
+from recsys.events import EVENT_CODE, EventType, Surface
+from recsys.models.fit.calibration import fit_curves
 from recsys.pack import write_bundle
 from recsys.phase1 import Workshop
 from recsys.phases import PHASES
@@ -110,10 +114,26 @@ def publish_tiny_shop(data_dir: Path) -> str:
     return publish(data_dir / "bundles", write_tiny_bundle(data_dir).name)
 
 
-def write_tiny_bundle(data_dir: Path, dataset: Dataset | None = None, *, phase: int = 1, spare: int = 0) -> Path:
+def tiny_curves(dataset: Dataset, phase: int) -> dict[Surface, Curves]:
+    """What scores mean, from the last three weeks and models fitted before."""
+    window = Window(dataset.until - 21 * SECONDS_PER_DAY, dataset.until)
+    workshop = Workshop(dataset.before(window.start), window.start, 0)
+    surfaces, _ = PHASES[phase].build_surfaces(workshop, PHASES[phase].DEFAULT)
+    asked = questions(dataset, window, seed=0)
+    return {
+        name: fit_curves(observe(model, asked[name], dataset.catalogue.available)) for name, model in surfaces.items()
+    }
+
+
+def write_tiny_bundle(
+    data_dir: Path, dataset: Dataset | None = None, *, phase: int = 1, spare: int = 0, with_chances: bool = False
+) -> Path:
     """Fit a phase on the tiny shop (or another) and write its bundle below `data_dir`, unpublished."""
     dataset = (dataset or tiny_dataset(np.random.default_rng(0))).with_spare(spare)
-    surfaces, popularity = PHASES[phase].build_surfaces(Workshop(dataset, dataset.until, 0), PHASES[phase].DEFAULT)
+    config = PHASES[phase].DEFAULT
+    surfaces, popularity = PHASES[phase].build_surfaces(Workshop(dataset, dataset.until, 0), config)
+    if with_chances:
+        surfaces = calibrated(surfaces, tiny_curves(dataset, phase))
     return write_bundle(
         data_dir / "bundles",
         phase=phase,

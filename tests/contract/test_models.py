@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from recsys.calibration import Calibrated, Curve
 from recsys.compose import MODELS, Blend, Confident, Fallback, Shrinkage, model_from_state
 from recsys.dataset import Segments
 from recsys.explanation import Asked, explain
@@ -95,6 +96,13 @@ def diverse() -> Model:
     return replace(codes, model=fitted(PopularityRecommender()), strength=0.3)
 
 
+def with_chances() -> Model:
+    """Chances over scores for own purchases, over ranks for all else."""
+    score = Curve("score", np.array([0.5, 1.0, 4.0]), np.array([0.1, 0.2, 0.6]))
+    rank = Curve("rank", np.array([1.0, 20.0]), np.array([0.3, 0.05]))
+    return Calibrated(blend(), {"": rank, "buy_again": score})
+
+
 QUICK_SEQUENCE = SequenceRecommender(dimensions=8, layers=2, min_steps=200, min_shoppers=1, learning_rate=5e-3)
 QUICK_CONTENT = ContentRecommender(epochs=60, snapshots=3, window_days=7.0, folds=3)
 
@@ -127,6 +135,7 @@ BUILDERS: dict[str, Callable[[], Model]] = {
     "similar_content": lambda: similar_content(),
     "ranker": lambda: fitted(QUICK_RANKER),
     "diverse": lambda: diverse(),
+    "calibrated": lambda: with_chances(),
     "confident": lambda: Confident(fitted(QUICK_RANKER), 0.2),
     **{
         f"phase{number} {surface}": lambda number=number, surface=surface: phase(number)[surface]  # type: ignore[misc]
@@ -198,6 +207,11 @@ def test_a_ranking_is_well_formed(model: Model, asked: str, k: int) -> None:
     assert len(ranking.sources) == len(ranking.because) == len(ranking)
     assert np.isfinite(ranking.scores).all()
     assert (np.diff(ranking.scores) <= 0).all()
+    if ranking.chances is not None:
+        assert ranking.chances.dtype == np.float32 and len(ranking.chances) == len(ranking)
+        assert ((ranking.chances >= 0) & (ranking.chances <= 1) | np.isnan(ranking.chances)).all()
+    if ranking.enhanced is not None:
+        assert ranking.enhanced.dtype == np.bool_ and len(ranking.enhanced) == len(ranking)
 
 
 @pytest.mark.parametrize("asked", QUERIES)
@@ -247,6 +261,9 @@ def test_a_stored_model_answers_alike(model: Model) -> None:
         assert before.scores.tolist() == after.scores.tolist()
         assert before.sources == after.sources
         assert before.because.tolist() == after.because.tolist()
+        for ours, theirs in ((before.chances, after.chances), (before.enhanced, after.enhanced)):
+            assert (ours is None) == (theirs is None)
+            np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", COLLABORATIVE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import orjson
 import pytest
 
 from recsys import cli
+from recsys.calibration import ANY, Curve, calibrated
 from recsys.events import Surface
 from recsys.ranking import NO_ITEM, Ranking
 from recsys.rules.reading import RuleSet
-from recsys.rules.worth import STAND_IN, Predictor, Worth, worth
+from recsys.rules.worth import CHANCES, STAND_IN, Predictor, Worth, worth
 from service.answering import Answering
 from service.answers import Ruling, Shopper
 from service.bundles import LiveBundle
@@ -53,12 +55,12 @@ def ranking(*items: int, scores: tuple[float, ...]) -> Ranking:
     )
 
 
-def test_an_answer_is_worth_its_clicks_and_their_prices() -> None:
+def test_an_answer_is_worth_its_purchases_and_their_prices() -> None:
     plain = ranking(0, 1, 2, scores=(4.0, 2.0, 1.0))
     # Item 1 first, 0 third; scores are those without rules, whatever the answer says. Item 3 was not among them.
     answer = ranking(1, 3, 0, scores=(9.0, 9.0, 9.0))
     prices = np.array([100, 200, 300, -1], dtype=np.int64)
-    half = Predictor(lambda _, r: np.asarray(r.scores / 8, dtype=np.float32), "clicks", relative=False)
+    half = Predictor(lambda _, r: np.asarray(r.scores / 8, dtype=np.float32), "half", relative=False)
     # 2/8 + 0 + 4/8; times 200 and 100 cents.
     assert worth(half, Surface.HOME, answer, plain, prices) == Worth(0.75, 100.0)
     # Shares of the best, 4: 2/4 at rank 1, 4/4 at rank 3, which counts 1 / log2(4).
@@ -84,9 +86,9 @@ def test_each_rule_has_its_price(live: LiveBundle) -> None:
     assert (milk.in_force, nothing.in_force, hero.in_force) == (70, 70, 10)
     # A shopper whose region is not known: whether the rule is for them cannot be told.
     assert (never.in_force, never.failed, never.price) == (0, 70, Worth(0.0, 0.0))
-    assert milk.changed > 10 and milk.price.clicks < 0 and hero.price.clicks < 0
+    assert milk.changed > 10 and milk.price.purchases < 0 and hero.price.purchases < 0
     assert (nothing.changed, nothing.price) == (0, Worth(0.0, 0.0))
-    assert run.with_rules.clicks < run.without_rules.clicks
+    assert run.with_rules.purchases < run.without_rules.purchases
     assert 0 < run.changed <= 70 and run.examples[0].before != run.examples[0].after
     assert "boost 'nothing' means no item of the catalogue" in run.contradictions
     assert run.warnings == ["rule 'nothing': item 'nobody' is not in the catalogue"]
@@ -97,15 +99,19 @@ def test_without_rules_nothing_changes(live: LiveBundle) -> None:
     assert (run.requests, run.changed, run.with_rules) == (70, 0, run.without_rules)
 
 
-def test_calibrated_probabilities_take_the_place_of_the_stand_in() -> None:
-    class Calibrated:
-        class calibration:  # noqa: N801 - as a bundle will have it
-            @staticmethod
-            def probabilities(surface: Surface, ranking: Ranking) -> Any:  # noqa: ARG004
-                return ranking.scores
+def test_chances_take_the_place_of_the_stand_in_where_every_surface_claims_them(live: LiveBundle) -> None:
+    curve = Curve("rank", np.array([1.0]), np.array([0.25]))
+    of_all = calibrated(live.bundle.surfaces, {surface: {ANY: curve} for surface in Surface})
+    of_home = calibrated(live.bundle.surfaces, {Surface.HOME: {ANY: curve}})
+    assert predictor_of(live.bundle) is predictor_of(replace(live.bundle, surfaces=of_home)) is STAND_IN
+    assert predictor_of(replace(live.bundle, surfaces=of_all)) is CHANCES
 
-    assert predictor_of(Calibrated()).unit == "clicks"  # type: ignore[arg-type]
-    assert predictor_of(object()).unit.startswith("points")  # type: ignore[arg-type]
+
+def test_an_item_is_worth_the_chance_that_it_has_without_rules() -> None:
+    plain = replace(ranking(0, 1, 2, scores=(4.0, 2.0, 1.0)), chances=np.array([0.5, 0.25, np.nan], np.float32))
+    # Item 1 was first only since a rule took out 0; of item 2 nothing is claimed, and 3 was not offered.
+    answer = replace(ranking(1, 2, 3, scores=(9.0, 9.0, 9.0)), chances=np.full(3, 0.5, np.float32))
+    assert worth(CHANCES, Surface.HOME, answer, plain, np.array([100, 200, 300, 400])) == Worth(0.25, 50.0)
 
 
 def line(kind: str, hour: int, **members: Any) -> bytes:

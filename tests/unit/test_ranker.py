@@ -194,9 +194,9 @@ def test_an_unsure_place_goes_to_the_simple_answer(ranker: RankerModel, shop: Da
     answer = Fallback((Confident(ranker, threshold), popularity), "home").recommend(
         query(0, 2, 4), 10, shop.catalogue.available
     )
-    assert answer.chances is not None
-    enhanced = ~np.isnan(answer.chances)
-    assert enhanced.tolist() == [True] * int((sure.chances >= threshold).sum()) + [False] * int(
+    assert answer.enhanced is not None and answer.chances is not None
+    assert np.isnan(answer.chances).tolist() == (~answer.enhanced).tolist()  # popularity claims nothing itself
+    assert answer.enhanced.tolist() == [True] * int((sure.chances >= threshold).sum()) + [False] * int(
         (sure.chances < threshold).sum()
     )
     assert set(answer.sources[3:]) == {"popularity"}
