@@ -26,6 +26,8 @@ MAX_REASONS: Final = 50
 """The item that speaks most for another is looked for among so many of the history's strongest,"""
 MAX_TRIED: Final = 2
 """and among them the nearest so many are taken out for a try, one at a time."""
+MIN_FALL: Final = 1e-4
+"""Of a logit. What falls less is rounding, where several items of the history say the same."""
 MAX_EXAMINED: Final = 20
 """So many items of an answer are given a reason; who asks for more reads their scores."""
 _NOTHING: Final = 1e-9
@@ -179,8 +181,9 @@ class ContentModel:
         n, met = 1 + tried.shape[1], len(profile.seeds)
         counts = np.tile(np.array([met] + [met - 1] * tried.shape[1]), len(items))
         logits = self._logits(matches, counts, np.repeat(items, n)).reshape(-1, n)
-        least = logits.argmin(axis=1)
         # At 0 stands what nothing was taken from.
+        logits[:, 0] -= MIN_FALL
+        least = logits.argmin(axis=1)
         found = profile.seeds[tried[np.arange(len(items)), np.maximum(least - 1, 0)]]
         because[: len(items)] = np.where(least > 0, found, NO_ITEM)
         return because
