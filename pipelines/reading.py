@@ -271,7 +271,7 @@ def exposure_select(reader: Reader) -> str:
     return f"""
         WITH shown AS (
             SELECT * EXCLUDE (items), UNNEST(CAST(CAST(items AS JSON) AS JSON[])) AS item,
-                UNNEST(RANGE(1, json_array_length(items) + 1)) AS position
+                UNNEST(RANGE(1, CAST(json_array_length(items) AS BIGINT) + 1)) AS position
             FROM {reader.relation}
         )
         SELECT request_id, json_extract_string(item, '$[0]') AS item_id, CAST(position AS INTEGER) AS position, occurred_at,
