@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -147,7 +148,9 @@ def main() -> None:
         else {}
     )
     if arguments.kills:
-        table = kill_table({kind: kill(kind, arguments.kills) for kind in kinds})
+        with ThreadPoolExecutor() as pool:  # all at once: a busy machine finds more moments
+            found = pool.map(lambda kind: kill(kind, arguments.kills), kinds)
+            table = kill_table(dict(zip(kinds, found, strict=True)))
         known[table.title] = table
         show(table)
     if arguments.seconds:
