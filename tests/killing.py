@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import orjson
@@ -75,14 +75,30 @@ def make_event(round_: int, number: int, rng: np.random.Generator) -> dict[str, 
     return {"event_id": event_id, "type": "view", "item_id": f"item of {event_id}", **given}
 
 
-class Shop:
-    """The service, its clients, and the ledger of what it has acknowledged."""
+class Service(Protocol):
+    """Something to kill. Its Redis outlives it."""
 
-    def __init__(self, data_dir: Path, workers: int, url: str | None, seed: int) -> None:
-        self._data_dir = data_dir
-        self._url = url
-        self._port = free_port()
-        self._rng = np.random.default_rng(seed)
+    port: int
+
+    def start(self) -> None:
+        """Bring it up; it need not be ready yet."""
+        ...
+
+    def kill(self) -> None:
+        """SIGKILL to all of its processes; return when they are gone."""
+        ...
+
+    def stop(self) -> None:
+        """Let it end as it should."""
+        ...
+
+
+class Served:
+    """`recsys serve`, as an operator starts it."""
+
+    def __init__(self, data_dir: Path, workers: int, url: str | None) -> None:
+        self.port = free_port()
+        self._log = data_dir / "service.log"
         self._command = [
             sys.executable,
             "-c",
@@ -91,53 +107,84 @@ class Shop:
             "--workers",
             str(workers),
         ]
-        self._command += ["--port", str(self._port), "--data-dir", str(data_dir)]
-        names = ("REDIS_URL", "DATABASE_URL")
-        inherited = {k: v for k, v in os.environ.items() if k not in names and not k.startswith("RECSYS_")}
-        named = {} if url is None else {"DATABASE_URL": url}
-        self._environment = {**inherited, "RECSYS_REDIS_TIMEOUT_MS": "5000", "RECSYS_HISTORY_EVENTS": "4000", **named}
+        self._command += ["--port", str(self.port), "--data-dir", str(data_dir)]
+        self._environment = environment_for(url)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """See `Service`."""
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def kill(self) -> None:
+        """See `Service`."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        """See `Service`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(timeout=60)
+
+
+def environment_for(url: str | None) -> dict[str, str]:
+    """This process's own, without what names another shop's database and Redis."""
+    names = ("REDIS_URL", "DATABASE_URL")
+    inherited = {k: v for k, v in os.environ.items() if k not in names and not k.startswith("RECSYS_")}
+    named = {} if url is None else {"DATABASE_URL": url}
+    return {**inherited, "RECSYS_REDIS_TIMEOUT_MS": "5000", "RECSYS_HISTORY_EVENTS": "4000", **named}
+
+
+class Ordeal:
+    """A service, its clients, and the ledger of what it has acknowledged."""
+
+    def __init__(self, service: Service, data_dir: Path, url: str | None, seed: int) -> None:
+        self._service = service
+        self._data_dir = data_dir
+        self._url = url
+        self._rng = np.random.default_rng(seed)
         self._lock = threading.Lock()
         self.rounds: list[Round] = []
         self.findings = Findings()
 
     def run(self, kills: int, seconds: tuple[float, float]) -> Findings:
-        """Kill the service `kills` times, each time so many seconds after it has come up, then check everything."""
-        process = self._start()
+        """Kill the service `kills` times, each time so many seconds after it has come up, then check everything.
+
+        Raises:
+            RuntimeError: it does not come up.
+        """
+        self._start()
         for number in range(kills):
             round_ = Round(number)
             self.rounds.append(round_)
             stop = threading.Event()
             clients = self._clients(round_, stop)
             time.sleep(float(self._rng.uniform(*seconds)))
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            self._service.kill()
             with self._lock:
                 acknowledged = set(round_.acknowledged)
             self._check_histories_now(round_, acknowledged)
             stop.set()  # what is on its way is sent again until it is acknowledged
-            process = self._start()
+            self._start()
             for client in clients:
                 client.join()
             self.findings.kills += 1
         self._check()
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
+        self._service.stop()
         self._check_tables()
         return self.findings
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        with (self._data_dir / "service.log").open("ab") as output:
-            process = subprocess.Popen(
-                self._command, env=self._environment, stdout=output, stderr=output, start_new_session=True
-            )
+    def _start(self) -> None:
+        self._service.start()
         deadline = time.monotonic() + READY_SECONDS
         while self._call("GET", "/health/ready")[0] != 200:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(
-                    f"the service does not answer:\n{(self._data_dir / 'service.log').read_text()[-4000:]}"
-                )
-            time.sleep(0.2)
-        return process
+            if time.monotonic() > deadline:
+                raise RuntimeError("the service does not answer")
+            time.sleep(0.1)
 
     # Clients
 
@@ -177,7 +224,7 @@ class Shop:
             time.sleep(0.25)
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=30)
         try:
             connection.request(method, path, body)
             response = connection.getresponse()

@@ -136,5 +136,5 @@ def count(engine: Engine, table: Table) -> int:
 
 def _rows(connection: Connection, statement: Select[Any]) -> list[Row]:
     found = connection.execute(statement)
-    names = [str(name) for name in found.keys()]  # SQLAlchemy's own kind of text is no key for JSON
+    names = list(map(str, found.keys()))  # SQLAlchemy's own kind of text is no key for JSON
     return [dict(zip(names, row, strict=True)) for row in found]

@@ -26,7 +26,7 @@ from recsys.store.database import database_url as url_of
 from recsys.store.schema import EVENTS, EXPOSURES, MERGES, RENDERS
 from service.embedded_redis import socket_url
 from tests.integration.test_service import ask, eventually, ids, redis_pid
-from tests.killing import Shop
+from tests.killing import Ordeal, Served
 from tests.postgres import database
 from tests.shop import logged, publish_tiny_shop, running_service
 
@@ -301,7 +301,7 @@ def test_a_service_that_starts_on_an_empty_redis_knows_what_was_acknowledged(tmp
 
 def test_killed_at_random_moments_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     publish_tiny_shop(tmp_path)
-    found = Shop(tmp_path, workers=2, url=None, seed=0).run(kills=5, seconds=(0.2, 1.0))
+    found = Ordeal(Served(tmp_path, 2, None), tmp_path, None, seed=0).run(kills=5, seconds=(0.2, 1.0))
     assert found.kills == 5 and len(found.acknowledged) > 100
     assert found.lost_at_kill == set()
     assert found.lost == found.doubled == {"database": 0, "histories": 0, "tables": 0}
