@@ -17,6 +17,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 .PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*/\1/p' Makefile)
 .PHONY: help run ingest tables doctor train-phase1 train-phase2 train-phase3 evaluate evaluate-phase2 evaluate-phase3 publish rollback serve mlflow \
         test check format lint types browser bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-sequence bench-ablation bench-retailrocket bench-serve bench-fuzz bench-reasons docs clean
+        test check format lint types browser postgres bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-sequence bench-ablation bench-retailrocket bench-serve bench-events bench-fuzz docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,7 +92,12 @@ browser: # Chromium for the browser tests
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium; } || \
 	  echo "Chromium is missing and could not be installed: browser tests will be skipped"
 
-test: $(VENV)/installed-dev browser ## Install what the tests need and run them all
+postgres: # PostgreSQL for the tests of the event log, which start a private one
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq postgresql; } || \
+	  echo "PostgreSQL is missing and could not be installed: its tests will be skipped"
+
+test: $(VENV)/installed-dev browser postgres ## Install what the tests need and run them all
 	$(BIN)/python -m pytest
 
 format: $(VENV)/installed-dev
@@ -134,6 +140,9 @@ bench-retailrocket: $(VENV)/installed ## The phases on Retailrocket's buyers (ne
 
 bench-serve: $(VENV)/installed ## /recommend of every phase beside a constant FastAPI route (needs wrk)
 	$(BIN)/python -m benchmarks.serve
+
+bench-events: $(VENV)/installed-dev postgres ## Kill the service 50 times under load, and count events/s, on both databases (needs wrk)
+	$(BIN)/python -m benchmarks.events
 
 bench-fuzz: $(VENV)/installed-dev ## A million random requests under random business rules
 	$(BIN)/python -m benchmarks.fuzz

@@ -154,6 +154,9 @@ def publish(
         float | None,
         typer.Option(min=0, max=1, help="How much worse a slice or the estimate may be, as a share; 0.05 by default."),
     ] = None,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="Only for arms of experiments; what is live stays live. Needs a version.")
+    ] = False,
     force: Annotated[
         str | None, typer.Option(help="Publish although the gate refuses; the reason is kept in the ledger.")
     ] = None,
@@ -162,9 +165,14 @@ def publish(
     """Verify and smoke-test a bundle, then make it the live one, unless it is worse than the one that is."""
     from recsys.experiments.gate import DEFAULT, Tolerances, read_evidence
     from recsys.publish import publish as run
-    from recsys.publish import read_ledger
+    from recsys.publish import publish_beside, read_ledger
 
     bundles = data_dir / "bundles"
+    if beside:
+        if version is None:
+            raise UserError("say which bundle is to serve beside the live one: recsys publish VERSION --beside")
+        console.print(f"beside the live bundle: [bold]{publish_beside(bundles, version, reason=reason)}[/bold]")
+        return
     live = run(
         bundles,
         version,

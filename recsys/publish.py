@@ -22,7 +22,7 @@ class LedgerEntry:
 
     at: str
     action: str
-    """publish or rollback"""
+    """publish, rollback, or beside: it serves arms of experiments, and the pointer has not moved."""
     version: str
     previous: str | None
     by: str
@@ -68,7 +68,7 @@ def served_phases(bundles: Path) -> dict[int, str]:
             for phase, stack in stacks.items()
         }
         stacks.setdefault(_phase(entry.version), []).append(entry.version)
-        before = entry.action
+        before = before if entry.action == "beside" else entry.action
     return {phase: stack[-1] for phase, stack in stacks.items() if stack}
 
 
@@ -134,6 +134,19 @@ def publish(
     return version
 
 
+def publish_beside(bundles: Path, version: str, *, reason: str = "") -> str:
+    """Let a bundle serve the arms of experiments that name its phase, and leave live what is. No gate: nobody else meets it.
+
+    Raises:
+        BundleError: there is no such bundle, it is damaged, or it fails the smoke test.
+    """
+    if version not in bundle_versions(bundles):
+        raise BundleError(f"no bundle {version!r}; there are: {', '.join(bundle_versions(bundles)) or 'none'}")
+    smoke_test(load_bundle(bundles / version))
+    _record(bundles, "beside", version, reason)
+    return version
+
+
 def rollback(bundles: Path, *, reason: str = "") -> str:
     """Make the bundle live that was so before the present one; a second rollback undoes the first. No gate: it must always work.
 
@@ -141,7 +154,8 @@ def rollback(bundles: Path, *, reason: str = "") -> str:
         BundleError: none was live before, or it is gone or damaged; the pointer has not moved.
     """
     current = live_version(bundles)
-    earlier = [entry.version for entry in read_ledger(bundles) if entry.version != current]
+    moves = (entry for entry in read_ledger(bundles) if entry.action != "beside")
+    earlier = [entry.version for entry in moves if entry.version != current]
     if current is None or not earlier:
         raise BundleError("no other bundle has been live: there is nothing to roll back to")
     _move(bundles, earlier[-1], "rollback", reason)
@@ -159,6 +173,16 @@ def _move(
     bundles: Path, version: str, action: str, reason: str, forced: str | None = None, said: tuple[str, ...] = ()
 ) -> None:
     smoke_test(load_bundle(bundles / version))
+    draft = bundles / f".live-{os.getpid()}"
+    draft.write_text(version + "\n")
+    # The ledger first: a pointer without its entry would be a change that nobody can explain.
+    _record(bundles, action, version, reason, forced, said)
+    draft.replace(bundles / "live")
+
+
+def _record(
+    bundles: Path, action: str, version: str, reason: str, forced: str | None = None, said: tuple[str, ...] = ()
+) -> None:
     entry = LedgerEntry(
         at=datetime.now(UTC).isoformat(timespec="seconds"),
         action=action,
@@ -169,11 +193,7 @@ def _move(
         forced=forced,
         gate=said,
     )
-    draft = bundles / f".live-{os.getpid()}"
-    draft.write_text(version + "\n")
-    # The ledger first: a pointer without its entry would be a change that nobody can explain.
     with (bundles / "ledger.jsonl").open("ab") as ledger:
         ledger.write(orjson.dumps(asdict(entry)) + b"\n")
         ledger.flush()
         os.fsync(ledger.fileno())
-    draft.replace(bundles / "live")

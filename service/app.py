@@ -68,7 +68,9 @@ def create_app(
     async def look_after_metrics() -> None:
         created = datetime.fromisoformat(holder.live.bundle.manifest["created_at"]).astimezone(UTC).timestamp()
         metrics.state(
-            bundle_age_seconds=clock() - created, behind=store.behind, waiting=holder.live.catalogue.n_waiting
+            bundle_age_seconds=clock() - created,
+            behind=store.behind_since is not None,
+            waiting=holder.live.catalogue.n_waiting,
         )
 
     @asynccontextmanager

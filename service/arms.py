@@ -145,8 +145,7 @@ class Arms:
         for phase in sorted(filter(None, wanted)):
             if phase.startswith("phase") and phase not in served:
                 raise ArmError(
-                    f"an arm answers with {phase}, and no bundle of it is published: `recsys publish VERSION`, "
-                    "then publish again what is to be live"
+                    f"an arm answers with {phase}, and no bundle of it is published: `recsys publish VERSION --beside`"
                 )
         return {phase: served.get(phase, phase) for phase in sorted(filter(None, wanted))}
 

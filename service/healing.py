@@ -47,20 +47,31 @@ class Healer:
         try:
             until = await self._store.complete_until()
             well = until is not None and now - until < 5 * HEAL_SECONDS
-            if self._started and well and not self._store.behind:
+            if self._started and well and self._store.behind_since is None:
                 await self._store.set_complete(now)
-                return
-            if not await self._store.lead(LEAD_SECONDS):
-                return
-            since = now - self._store.history_seconds if until is None else until - MARGIN_SECONDS
-            self._store.behind = False
-            added = await self._add(since)
-            self._started = True
-            await self._store.set_complete(now)
-            await self._store.retire()
+            elif await self._store.lead(LEAD_SECONDS):
+                await self._heal(until, now)
         except StoreUnavailableError:
-            self._store.behind = True
-            return
+            return  # with the next look
+
+    async def _heal(self, until: float | None, now: float) -> None:
+        """Add all that may be missing; see `SessionStore.complete_until`.
+
+        Raises:
+            StoreUnavailableError: Redis went away; what was missing may still be.
+        """
+        behind, self._store.behind_since = self._store.behind_since, None
+        since = now - self._store.history_seconds if until is None else until - MARGIN_SECONDS
+        since = since if behind is None else min(since, behind)
+        try:
+            added = await self._add(since)
+        except Exception:
+            if behind is not None:
+                self._store.note_behind(behind)
+            raise
+        self._started = True
+        await self._store.set_complete(now)
+        await self._store.retire()
         if added:
             logger.info("%d events of the database were put into the histories", added)
 

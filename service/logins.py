@@ -33,7 +33,7 @@ class Logins:
         if user == user_id and now < until:
             return
         try:
-            await self._store.join(session_id, user_id)
+            await self._store.join(session_id, user_id, now)
         except StoreUnavailableError:
             return
         self._log.login(session_id, user_id, now)

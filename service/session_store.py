@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +27,13 @@ logger = logging.getLogger(__name__)
 RECORD: Final = np.dtype([("item", "<u8"), ("received", "<f8"), ("type", "u1")])
 """Item id hash, Unix time at which the service took the event, event code; in a session's history the code of what a user's history
 has too is marked with `JOINED`."""
+_PACK: Final = struct.Struct("<QdB").pack
+"""One record."""
 JOINED: Final = 0x80
 DUPLICATE_DAYS: Final = 7
 TREND_HOURS: Final = 24
 _HOUR: Final = 3_600
+_EVENTS_A_CALL: Final = 50
 
 _HISTORIES: Final = """
 local SIZE = 17
@@ -58,13 +62,20 @@ end
 
 local function joined(record) return record:sub(1, 16) .. string.char(code(record, 1) + 128) end
 
--- From now on the session is the user's. What it did before is the user's too, unless it was another's.
-local function join(session, user)
-  local owner = redis.call('GET', shop .. ':m:' .. session)
-  if owner ~= user then redis.call('SET', shop .. ':m:' .. session, user) end
+-- Whose a session is, and since when, as `<d` and the user.
+local function owner(session)
+  local known = redis.call('GET', shop .. ':m:' .. session)
+  if known then return known:sub(9), (struct.unpack('<d', known)) end
+end
+
+-- From this moment on the session is the user's. What it did before is the user's too, unless it was another's.
+local function join(session, user, moment)
+  local before, since = owner(session)
+  if before and before ~= user and moment < since then return end
+  if before ~= user then redis.call('SET', shop .. ':m:' .. session, struct.pack('<d', moment) .. user) end
   redis.call('EXPIRE', shop .. ':m:' .. session, seconds)
   local key = shop .. ':s:' .. session
-  local records = not owner and redis.call('GET', key)
+  local records = not before and redis.call('GET', key)
   if not records then return end
   local marked = {}
   for at = 1, #records - SIZE + 1, SIZE do
@@ -76,26 +87,32 @@ local function join(session, user)
 end
 """
 # ARGV of both: shop, keep bytes, history seconds.
-# KEYS: event, trend bucket. ARGV: duplicate seconds, record, item id, weight, user or '', session or ''.
+# Then duplicate seconds and trend seconds, and for each event: id, record, item id, weight, trend hour, user or '', session or ''.
 _APPEND: Final = (
     _HISTORIES
     + """
-local record, user, session = ARGV[5], ARGV[8], ARGV[9]
-if not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[4]) then return 0 end
-if session ~= '' then
-  if user ~= '' then join(session, user) else user = redis.call('GET', shop .. ':m:' .. session) or '' end
-  insert(shop .. ':s:' .. session, user == '' and record or joined(record))
+local function add(id, record, item, weight, hour, user, session)
+  if not redis.call('SET', shop .. ':e:' .. id, '1', 'NX', 'EX', ARGV[4]) then return 0 end
+  if session ~= '' then
+    if user ~= '' then join(session, user, received(record, 1)) else user = owner(session) or '' end
+    insert(shop .. ':s:' .. session, user == '' and record or joined(record))
+  end
+  if user ~= '' then insert(shop .. ':u:' .. user, record) end
+  if weight ~= '0' then
+    redis.call('ZINCRBY', shop .. ':trend:' .. hour, weight, item)
+    redis.call('EXPIRE', shop .. ':trend:' .. hour, ARGV[5])
+  end
+  return 1
 end
-if user ~= '' then insert(shop .. ':u:' .. user, record) end
-if tonumber(ARGV[7]) > 0 then
-  redis.call('ZINCRBY', KEYS[2], ARGV[7], ARGV[6])
-  redis.call('EXPIRE', KEYS[2], 172800)
+local added = 0
+for at = 6, #ARGV, 7 do
+  added = added + add(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6])
 end
-return 1
+return added
 """
 )
-# ARGV: session, user.
-_JOIN: Final = _HISTORIES + "join(ARGV[4], ARGV[5])"
+# ARGV: session, user, Unix time.
+_JOIN: Final = _HISTORIES + "join(ARGV[4], ARGV[5], tonumber(ARGV[6]))"
 
 
 class StoreUnavailableError(Exception):
@@ -141,8 +158,8 @@ class SessionStore:
         self._keep_bytes = history_events * RECORD.itemsize
         self.history_seconds = history_days * 86_400
         self._down_until = 0.0
-        self.behind = False
-        """Whether events could not be added; who adds them takes it back."""
+        self.behind_since: float | None = None
+        """When the first event was received that could not be added; who adds it takes it back."""
         self._wanted: list[tuple[list[str], asyncio.Future[list[bytes | None]]]] = []
 
     # Reading
@@ -208,7 +225,11 @@ class SessionStore:
         try:
             await self.offer(events)
         except StoreUnavailableError:
-            self.behind = True
+            self.note_behind(min(event.received for event in events))
+
+    def note_behind(self, since: float) -> None:
+        """Events received since then may be missing."""
+        self.behind_since = since if self.behind_since is None else min(since, self.behind_since)
 
     async def offer(self, events: Sequence[LiveEvent]) -> int:
         """The same; how many were new.
@@ -219,8 +240,8 @@ class SessionStore:
         self._check_circuit()
         return await self._apply(events)
 
-    async def join(self, session_id: str, user_id: str) -> None:
-        """From now on the session is the user's, and so is what it did before anybody logged in.
+    async def join(self, session_id: str, user_id: str, at: float) -> None:
+        """From this moment on the session is the user's, and so is what it did before anybody logged in.
 
         Raises:
             StoreUnavailableError: Redis cannot be asked now.
@@ -228,37 +249,30 @@ class SessionStore:
         self._check_circuit()
         try:
             async with asyncio.timeout(self._timeout):
-                await self._join(args=[*self._common(), session_id, user_id])
+                await self._join(args=[*self._common(), session_id, user_id, at])
         except (RedisError, OSError, TimeoutError) as error:
             self._open_circuit(error)
             raise StoreUnavailableError(str(error)) from error
 
     async def _apply(self, events: Sequence[LiveEvent]) -> int:
+        """Some events in each call of the script: nobody else reads meanwhile."""
         pipeline = self._client.pipeline(transaction=False)
-        for event in events:
-            await self._append(keys=self._keys(event), args=self._arguments(event), client=pipeline)
+        now = time.time()
+        for start in range(0, len(events), _EVENTS_A_CALL):
+            members = [part for event in events[start : start + _EVENTS_A_CALL] for part in _arguments(event, now)]
+            head = (*self._common(), DUPLICATE_DAYS * 86_400, 2 * TREND_HOURS * _HOUR)
+            await self._append(args=[*head, *members], client=pipeline)
         try:
-            # A batch may be a thousand scripts: it gets more time than one read.
+            # A batch may be a thousand events: it gets more time than one read.
             async with asyncio.timeout(self._timeout * (1 + len(events) / 20)):
                 results = await pipeline.execute()
         except (RedisError, OSError, TimeoutError) as error:
             self._open_circuit(error)
             raise StoreUnavailableError(str(error)) from error
-        return sum(result == 1 for result in results)
-
-    def _keys(self, event: LiveEvent) -> list[str]:
-        return [f"{self._shop}:e:{event.event_id}", f"{self._shop}:trend:{int(event.received // _HOUR)}"]
+        return sum(results)
 
     def _common(self) -> list[int | str]:
         return [self._shop, self._keep_bytes, self.history_seconds]
-
-    def _arguments(self, event: LiveEvent) -> list[bytes | int | str | float]:
-        record = np.array((hash_id(event.item_id), event.received, EVENT_CODE[event.type]), dtype=RECORD).tobytes()
-        wanted_now = time.time() - event.received < TREND_HOURS * _HOUR
-        weight = EVENT_WEIGHT[event.type] if wanted_now else 0.0
-        duplicate_seconds = DUPLICATE_DAYS * 86_400
-        who = (event.user_id or "", event.session_id or "")
-        return [*self._common(), duplicate_seconds, record, event.item_id, weight, *who]
 
     # How far the histories are complete
 
@@ -366,3 +380,11 @@ def _unmarked(records: Records) -> Records:
     plain = records.copy()
     plain["type"] &= 0xFF - JOINED
     return plain
+
+
+def _arguments(event: LiveEvent, now: float) -> tuple[bytes | int | str, ...]:
+    """What the script needs of an event. One that comes in late is no trend."""
+    record = _PACK(hash_id(event.item_id), event.received, EVENT_CODE[event.type])
+    weight = f"{EVENT_WEIGHT[event.type]:g}" if now - event.received < TREND_HOURS * _HOUR else "0"
+    hour = int(event.received // _HOUR)
+    return event.event_id, record, event.item_id, weight, hour, event.user_id or "", event.session_id or ""

@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from sqlalchemy import Table
 
 from recsys.calibration import Curves, calibrated
 from recsys.dataset import SECONDS_PER_DAY, Catalogue, Dataset, Events, parse_day
@@ -28,6 +29,8 @@ from recsys.pack import write_bundle
 from recsys.phase1 import Workshop
 from recsys.phases import PHASES
 from recsys.publish import publish
+from recsys.store.database import database_url, open_database
+from recsys.store.reading import rows_between, watermark
 
 MARKUP: Final = '<img src=x onerror="window.hacked = true"><script>window.hacked = true</script>'
 """Stands as a title in the catalogue: a page must show it as text."""
@@ -154,7 +157,8 @@ def write_tiny_bundle(
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -168,6 +172,14 @@ def _answers(url: str) -> bool:
         return False
 
 
+def logged(data_dir: Path, table: Table, url: str | None = None) -> list[dict[str, Any]]:
+    """All rows of a table of the service's database."""
+    engine = open_database(database_url(data_dir, url))
+    rows = [row for chunk in rows_between(engine, table, 0, watermark(engine, table)) for row in chunk]
+    engine.dispose()
+    return rows
+
+
 @contextmanager
 def running_service(
     data_dir: Path, workers: int = 1, environment: Mapping[str, str] = MappingProxyType({})
@@ -177,11 +189,13 @@ def running_service(
     Raises:
         RuntimeError: it ended, or did not answer in time; its output is in the message.
     """
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-c", "from recsys.cli import main; main()", "serve", "--workers", str(workers)]
     log = data_dir / "service.log"
     inherited = {
-        name: value for name, value in os.environ.items() if name != "REDIS_URL" and not name.startswith("RECSYS_")
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("REDIS_URL", "DATABASE_URL") and not name.startswith("RECSYS_")
     }
     # A busy machine may keep Redis waiting for longer than the 50 ms after which an answer does without it.
     environment = {**inherited, "RECSYS_REDIS_TIMEOUT_MS": "1000", **environment}

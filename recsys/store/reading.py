@@ -135,4 +135,6 @@ def count(engine: Engine, table: Table) -> int:
 
 
 def _rows(connection: Connection, statement: Select[Any]) -> list[Row]:
-    return [dict(row) for row in connection.execute(statement).mappings()]
+    found = connection.execute(statement)
+    names = list(map(str, found.keys()))  # SQLAlchemy's own kind of text is no key for JSON
+    return [dict(zip(names, row, strict=True)) for row in found]

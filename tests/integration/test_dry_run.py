@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
+from sqlalchemy import URL
 
 from recsys import cli
 from recsys.calibration import ANY, Curve, calibrated
@@ -19,6 +20,12 @@ from recsys.events import Surface
 from recsys.ranking import NO_ITEM, Ranking
 from recsys.rules.reading import RuleSet
 from recsys.rules.worth import CHANCES, STAND_IN, Predictor, Worth, worth
+from recsys.store.database import database_url, open_database, reading, writing
+from recsys.store.migrate import upgrade
+from recsys.store.old_log import Imported, import_log
+from recsys.store.reading import events_by_id, latest_exposures
+from recsys.store.schema import EXPOSURES
+from recsys.store.writing import insert_events, insert_merges, insert_new
 from service.answering import Answering
 from service.answers import Ruling, Shopper
 from service.bundles import LiveBundle
@@ -115,8 +122,11 @@ def test_an_item_is_worth_the_chance_that_it_has_without_rules() -> None:
 
 
 def line(kind: str, hour: int, **members: Any) -> bytes:
+    """A line as the log of versions before the database has it."""
     moment = NOON.replace(hour=hour).isoformat()
-    return orjson.dumps({"kind": kind, "occurred_at": moment, "received_at": moment, **members})
+    served = {"served_by": "phase1", "model_version": "v", "degraded": False}
+    ids = {"event_id": f"e{hour}"} if kind == "event" else {"request_id": f"r{hour}", **served}
+    return orjson.dumps({"kind": kind, "occurred_at": moment, "received_at": moment, **ids, **members})
 
 
 LOG = [
@@ -132,17 +142,56 @@ LOG = [
 ]
 
 
+def with_log(data_dir: Path) -> URL:
+    """A database with the log in it, two workers' files having been taken in."""
+    (data_dir / "log").mkdir()
+    (data_dir / "log" / "events-1.jsonl").write_bytes(b"\n".join(LOG[::2]))
+    (data_dir / "log" / "events-2.jsonl").write_bytes(b"\n".join(LOG[1::2]))
+    url = database_url(data_dir)
+    engine = open_database(url)
+    upgrade(engine)
+    done = import_log(engine, data_dir)
+    assert (done.events, done.exposures, done.known, done.unreadable) == (2, 5, 0, 2)
+    assert import_log(engine, data_dir) == Imported()
+    engine.dispose()
+    return url
+
+
 def test_the_log_gives_requests_with_the_history_of_then(tmp_path: Path, live: LiveBundle) -> None:
-    (tmp_path / "events-1.jsonl").write_bytes(b"\n".join(LOG[::2]))
-    (tmp_path / "events-2.jsonl").write_bytes(b"\n".join(LOG[1::2]))
-    first, second, third, fourth = from_log(tmp_path, live, 10)
+    engine = open_database(with_log(tmp_path))
+    first, second, third, fourth = from_log(engine, live, 10)
     assert (first.request.k, first.request.cart, first.shopper.history.items.tolist()) == (7, ("item-02",), [3])
     assert first.shopper.history.age_days.tolist() == pytest.approx([1 / 24])
     assert (second.request.region, second.shopper.history.items.tolist()) == ("north", [3, 4])
     assert (third.request.where, third.request.k, third.shopper.history.items.tolist()) == (Surface.BUY_AGAIN, 2, [3])
     assert (fourth.request.item_id, fourth.request.filters) == ("item-09", Filters(brand="B"))
-    assert [one.at for one in from_log(tmp_path, live, 3)] == [second.at, third.at, fourth.at]
-    assert from_log(tmp_path / "nothing", live, 10) == []
+    assert [one.at for one in from_log(engine, live, 3)] == [second.at, third.at, fourth.at]
+    engine.dispose()
+
+
+def test_what_a_session_did_is_its_users_from_the_login_on(tmp_path: Path, live: LiveBundle) -> None:
+    engine = open_database(with_log(tmp_path))
+    with writing(engine) as connection:
+        login = NOON.replace(hour=4, minute=30, tzinfo=None)
+        insert_merges(connection, [{"session_id": "t", "user_id": "v", "since": login}])
+        template = next(latest_exposures(engine))
+        del template["number"]
+        early, late = ({**template, "user_id": "v", "request_id": f"v{n}"} for n in range(2))
+        early["occurred_at"], late["occurred_at"] = login - timedelta(minutes=1), login + timedelta(minutes=1)
+        anonymous = {
+            "event_id": "x",
+            "user_id": None,
+            "session_id": "t",
+            "received_at": NOON.replace(hour=2, tzinfo=None),
+        }
+        with reading(engine) as other:
+            event = events_by_id(other, ["e1"])[0]
+        del event["number"]
+        insert_events(connection, [{**event, **anonymous, "item_id": "item-05"}])
+        insert_new(connection, EXPOSURES, "request_id", [early, late])
+    histories = [one.shopper.history.items.tolist() for one in from_log(engine, live, 10) if one.request.user_id == "v"]
+    assert histories == [[], [5]]
+    engine.dispose()
 
 
 RULES = '[[rules]]\nname = "no-milk"\nkind = "exclude"\nitems = { category = "DAIRY > MILK" }\n'
@@ -180,11 +229,10 @@ def test_the_command_prints_what_a_file_changes_and_costs(data_dir: Path, tmp_pa
 
 
 def test_the_command_reads_the_log_where_there_is_one(data_dir: Path, tmp_path: Path, live: LiveBundle) -> None:
-    (tmp_path / "log").mkdir()
-    (tmp_path / "log" / "events.jsonl").write_bytes(b"\n".join(LOG))
-    found, words = requests_for(tmp_path, live, 100)
+    found, words = requests_for(with_log(tmp_path), live, 100)
     assert len(found) == 4 and words.startswith("4 requests of the log")
-    found, words = requests_for(data_dir, live, 5)
+    found, words = requests_for(database_url(data_dir), live, 5)
+    assert not (data_dir / "recsys.db").exists()  # looking makes no database
     assert len(found) == 5 and "made up" in words
 
 
