@@ -20,7 +20,7 @@ def moves(folder: Path, *moves: tuple[str, str]) -> Path:
     for action, version in moves:
         entry = {"at": "", "action": action, "version": version, "previous": previous, "by": "", "reason": ""}
         lines.append(orjson.dumps(entry))
-        previous = version
+        previous = previous if action == "beside" else version
     (folder / "ledger.jsonl").write_bytes(b"\n".join(lines))
     return folder
 
