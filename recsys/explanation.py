@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.calibration import Calibrated
 from recsys.compose import Blend, Confident, Fallback, Shrinkage
 from recsys.models.als import ALSModel
 from recsys.models.content import ContentModel
@@ -322,6 +323,11 @@ def _of_blend(model: Blend, asked: Asked, items: ItemArray) -> Explanations:
 @explain.register
 def _of_shrinkage(model: Shrinkage, asked: Asked, items: ItemArray) -> Explanations:
     return explain(model.drawn(asked.query), asked, items)
+
+
+@explain.register
+def _of_calibrated(model: Calibrated, asked: Asked, items: ItemArray) -> Explanations:
+    return explain(model.model, asked, items)
 
 
 @explain.register
