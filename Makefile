@@ -15,9 +15,6 @@ export OPENBLAS_NUM_THREADS ?= 1
 .DEFAULT_GOAL := help
 # No target of ours is a file, but those of the environments.
 .PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*/\1/p' Makefile)
-.PHONY: help run ingest tables doctor train-phase1 train-phase2 train-phase3 evaluate evaluate-phase2 evaluate-phase3 publish rollback serve mlflow \
-        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-sequence bench-ablation bench-retailrocket bench-serve bench-fuzz bench-reasons docs clean
-        test check format lint types browser postgres bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-sequence bench-ablation bench-retailrocket bench-serve bench-events bench-fuzz docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
