@@ -16,7 +16,7 @@ from recsys.bundle import BundleError, read_manifest
 from recsys.errors import UserError
 from recsys.publish import live_version
 from recsys.rules.reading import read_rules
-from recsys.store.database import database_url, open_database
+from recsys.store.database import database_url, opened
 from recsys.store.migrate import upgrade
 from service.embedded_redis import embedded_redis
 from service.settings import Settings
@@ -36,9 +36,8 @@ def serve(settings: Settings) -> None:
     if settings.rules is not None:
         read_rules(settings.rules)
     _require_free(settings.host, settings.port)
-    engine = open_database(database_url(settings.data_dir, settings.database_url))
-    upgrade(engine)
-    engine.dispose()
+    with opened(database_url(settings.data_dir, settings.database_url)) as engine:
+        upgrade(engine)
     # uvicorn shuts down at a signal and then raises it again: by default that would end the process before the block does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)

@@ -24,7 +24,7 @@ from sqlalchemy import func, select
 from pipelines.ingest import connect, ingest, ingest_log
 from pipelines.run import build_tables
 from recsys.ids import hash_id
-from recsys.store.database import database_url, open_database, reading
+from recsys.store.database import database_url, opened, reading
 from recsys.store.schema import EVENTS
 from service.embedded_redis import socket_url
 from service.healing import HEAL_SECONDS
@@ -250,11 +250,9 @@ class Ordeal:
     def _check(self) -> None:
         """Every event is once in the database, once in its session's history, and once in its user's."""
         self._wait_for_healing()
-        engine = open_database(database_url(self._data_dir, self._url))
-        with reading(engine) as connection:
+        with opened(database_url(self._data_dir, self._url)) as engine, reading(engine) as connection:
             stored = Counter(connection.execute(select(EVENTS.c.event_id)).scalars())
             assert sum(stored.values()) == connection.execute(select(func.count()).select_from(EVENTS)).scalar()
-        engine.dispose()
         self._note("database", stored)
         counted: Counter[str] = Counter()
         with redis.Redis.from_url(socket_url(self._data_dir / "redis")) as client:
