@@ -26,7 +26,7 @@ import uvicorn
 from benchmarks.serve import show
 from recsys.errors import UserError
 from recsys.reports import REPORTS, Cell, Table, read_tables, write_report
-from recsys.store.database import database_url, open_database
+from recsys.store.database import database_url, opened
 from recsys.store.migrate import upgrade
 from recsys.store.schema import EVENTS
 from service.embedded_redis import embedded_redis
@@ -83,7 +83,7 @@ class Workers:
             "RECSYS_REDIS_URL": redis_url,
         }
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["__main__", "service.main", "uvicorn", "uvloop", "httptools", "psycopg"])
+        self._context.set_forkserver_preload(["benchmarks.events", "service.main", "uvloop", "httptools", "psycopg"])
         self._processes: list[Any] = []
 
     def start(self) -> None:
@@ -113,7 +113,7 @@ def work(listener: socket.socket, environment: dict[str, str]) -> None:
     """A worker, as uvicorn runs one for `recsys serve`."""
     os.environ.clear()
     os.environ.update(environment)
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     config = uvicorn.Config(
         "service.main:app_from_settings",
         factory=True,
@@ -131,9 +131,8 @@ def kill(kind: str, kills: int) -> Findings:
         data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = stack.enter_context(empty_database(kind))
         publish_tiny_shop(data_dir)
-        engine = open_database(database_url(data_dir, url))
-        upgrade(engine)
-        engine.dispose()
+        with opened(database_url(data_dir, url)) as engine:
+            upgrade(engine)
         redis_url = stack.enter_context(embedded_redis(data_dir / "redis"))
         return Ordeal(Workers(data_dir, url, redis_url), data_dir, url, seed=1).run(kills, KILL_AFTER)
 

@@ -33,7 +33,7 @@ from pipelines.reading import (
     user_select,
 )
 from recsys.errors import UserError
-from recsys.store.database import exists, open_database
+from recsys.store.database import exists, opened
 from recsys.store.migrate import upgrade
 from recsys.store.old_log import import_log, old_logs
 from recsys.tables import CATALOGUE_LOG, RAW_CHANGES
@@ -132,17 +132,16 @@ def ingest_log(url: URL, data_dir: Path, console: Console) -> None:
     """
     if not exists(url) and not old_logs(data_dir):
         return
-    engine = open_database(url)
-    upgrade(engine)
-    if old_logs(data_dir):
-        old = import_log(engine, data_dir)
-        console.print(
-            f"old log: {old.events:,} events and {old.exposures:,} exposures taken into the database, "
-            f"{old.known:,} known already, {old.unreadable:,} unreadable lines"
-        )
     log, raw = data_dir / "log", data_dir / "raw"
-    added = export_log(engine, log)
-    engine.dispose()
+    with opened(url) as engine:
+        upgrade(engine)
+        if old_logs(data_dir):
+            old = import_log(engine, data_dir)
+            console.print(
+                f"old log: {old.events:,} events and {old.exposures:,} exposures taken into the database, "
+                f"{old.known:,} known already, {old.unreadable:,} unreadable lines"
+            )
+        added = export_log(engine, log)
     raw.mkdir(parents=True, exist_ok=True)
     source = read_mapping(LOG_MAPPING).events[0]
     rows = {}

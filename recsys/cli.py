@@ -235,43 +235,43 @@ def _settings(**given: Any) -> Settings:
 @db_app.command("upgrade")
 def upgrade_database(data_dir: DataDir = DEFAULT_DATA_DIR, database: Database = None) -> None:
     """Bring the database's tables up to date; `recsys serve` does so too."""
-    from recsys.store.database import database_url, open_database
+    from recsys.store.database import database_url, opened
     from recsys.store.migrate import upgrade
 
-    engine = open_database(database_url(data_dir, database))
-    console.print("upgraded" if upgrade(engine) else "up to date")
+    with opened(database_url(data_dir, database)) as engine:
+        console.print("upgraded" if upgrade(engine) else "up to date")
 
 
 @db_app.command("status")
 def database_status(data_dir: DataDir = DEFAULT_DATA_DIR, database: Database = None) -> None:
     """Say which database is used, its version, and how much it holds."""
-    from recsys.store.database import database_url, exists, open_database
+    from recsys.store.database import database_url, exists, opened
     from recsys.store.migrate import version
     from recsys.store.reading import count
     from recsys.store.schema import HEAD, METADATA
 
     url = database_url(data_dir, database)
     typer.echo(url.render_as_string(hide_password=True))
-    engine = open_database(url)
-    found = version(engine) if exists(url) else None
-    if found != HEAD:
-        typer.echo(f"version {found or 'none'}, this program's is {HEAD}: run `recsys db upgrade`")
-        return
-    typer.echo(f"version {found}, up to date")
-    for table in METADATA.sorted_tables:
-        typer.echo(f"{table.name:<10} {count(engine, table):>12,} rows")
+    with opened(url) as engine:
+        found = version(engine) if exists(url) else None
+        if found != HEAD:
+            typer.echo(f"version {found or 'none'}, this program's is {HEAD}: run `recsys db upgrade`")
+            return
+        typer.echo(f"version {found}, up to date")
+        for table in METADATA.sorted_tables:
+            typer.echo(f"{table.name:<10} {count(engine, table):>12,} rows")
 
 
 @db_app.command("import-log")
 def import_old_log(data_dir: DataDir = DEFAULT_DATA_DIR, database: Database = None) -> None:
     """Take logs of older versions (log/*.jsonl) into the database, once; `recsys tables` does so too."""
-    from recsys.store.database import database_url, open_database
+    from recsys.store.database import database_url, opened
     from recsys.store.migrate import upgrade
     from recsys.store.old_log import import_log
 
-    engine = open_database(database_url(data_dir, database))
-    upgrade(engine)
-    done = import_log(engine, data_dir)
+    with opened(database_url(data_dir, database)) as engine:
+        upgrade(engine)
+        done = import_log(engine, data_dir)
     console.print(
         f"{done.events:,} events, {done.exposures:,} exposures; {done.known:,} known already, {done.unreadable:,} unreadable"
     )

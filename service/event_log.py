@@ -37,6 +37,7 @@ UNMATCHED_SECONDS: Final = 5.0
 ATTEMPTS: Final = 4
 
 logger = logging.getLogger(__name__)
+Insert = Callable[[Connection, Sequence[Row]], None]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -208,10 +209,11 @@ class EventLog:
     async def _flush(self) -> None:
         later, self._later = self._later, _Later()
         if later:
-            kept = await self._in_thread(self._write, later)
+            await self._in_thread(self._write, later)
             room = MAX_BUFFERED - len(self._later.exposures)
-            self._on_lost(max(0, len(kept) - room))
-            self._later.exposures[:0] = kept[:room]
+            self._on_lost(max(0, len(later.exposures) - room))
+            self._later.exposures[:0] = later.exposures[:room]
+            self._later.merges[:0] = later.merges
         until = asyncio.get_running_loop().time() - UNMATCHED_SECONDS
         due = set()
         while self._unseen and self._unseen[0][0] <= until:
@@ -219,33 +221,34 @@ class EventLog:
         if due:
             self._on_unmatched(await self._in_thread(self._unmatched, due))
 
-    def _write(self, later: _Later) -> list[Row]:
-        """Write it; the exposures that have to be tried again."""
-        exposures = [_exposure(row) for row in later.exposures]
+    def _write(self, later: _Later) -> None:
+        """Write it; exposures and logins that have to be tried again stay in `later`."""
+        exposures, merges = later.exposures, later.merges
         verdicts = [_verdict(row) for rows in later.verdicts.values() for row in rows]
         verdicts.sort(key=lambda row: row["at"])
-        kept: list[Row] = []
-        for what, rows, insert in (
-            ("exposures", exposures, _insert_exposures),
-            ("logins", later.merges, insert_merges),
-            ("verdicts", verdicts, insert_verdicts),
-        ):
-            if not rows:
-                continue
-            try:
-                self._insert(insert, rows)
-            except OperationalError:
-                logger.exception("%d %s could not be written yet", len(rows), what)
-                kept += later.exposures if what == "exposures" else []
-            except DBAPIError:
-                self._insert_each(what, insert, rows)
-        return kept
+        if self._written("exposures", _insert_exposures, [_exposure(row) for row in exposures]):
+            later.exposures = []
+        if self._written("logins", insert_merges, merges):
+            later.merges = []
+        self._written("verdicts", insert_verdicts, verdicts)
 
-    def _insert(self, insert: Callable[[Connection, Sequence[Row]], None], rows: Sequence[Row]) -> None:
+    def _written(self, what: str, insert: Insert, rows: Sequence[Row]) -> bool:
+        """Whether there is nothing to be tried again."""
+        try:
+            if rows:
+                self._insert(insert, rows)
+        except OperationalError:
+            logger.exception("%d %s could not be written yet", len(rows), what)
+            return False
+        except DBAPIError:
+            self._insert_each(what, insert, rows)
+        return True
+
+    def _insert(self, insert: Insert, rows: Sequence[Row]) -> None:
         with writing(self.engine) as connection:
             insert(connection, rows)
 
-    def _insert_each(self, what: str, insert: Callable[[Connection, Sequence[Row]], None], rows: Sequence[Row]) -> None:
+    def _insert_each(self, what: str, insert: Insert, rows: Sequence[Row]) -> None:
         """One that the database cannot hold must not take the others with it."""
         for row in rows:
             try:

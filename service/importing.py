@@ -15,7 +15,7 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from recsys.errors import UserError
-from recsys.store.database import database_url, exists, open_database
+from recsys.store.database import database_url, exists, open_database, opened
 from recsys.store.migrate import upgrade, version
 from recsys.store.reading import latest_verdicts
 from recsys.store.schema import HEAD, Origin
@@ -112,20 +112,20 @@ def tail(settings: Settings, number: int, *, follow: bool, rejected: bool) -> It
         UserError: there is no database yet.
     """
     url = database_url(settings.data_dir, settings.database_url)
-    engine = open_database(url)
-    if not exists(url) or version(engine) != HEAD:
-        raise UserError(
-            "there is no log yet, or one of another version: `recsys serve` makes it, `recsys db upgrade` too"
-        )
     kinds = (REJECTED,) if rejected else ()
-    rows, last = latest_verdicts(engine, number, kinds=kinds), 0
-    while True:
-        yield from map(as_line, rows)
-        if not follow:
-            return
-        last = rows[-1]["number"] if rows else last
-        time.sleep(FOLLOW_SECONDS)
-        rows = latest_verdicts(engine, MOST_LINES, after=last, kinds=kinds)
+    with opened(url) as engine:
+        if not exists(url) or version(engine) != HEAD:
+            raise UserError(
+                "there is no log yet, or one of another version: `recsys serve` makes it, `recsys db upgrade` too"
+            )
+        rows, last = latest_verdicts(engine, number, kinds=kinds), 0
+        while True:
+            yield from map(as_line, rows)
+            if not follow:
+                return
+            last = rows[-1]["number"] if rows else last
+            time.sleep(FOLLOW_SECONDS)
+            rows = latest_verdicts(engine, MOST_LINES, after=last, kinds=kinds)
 
 
 def as_line(row: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from recsys.events import EVENT_CODE, Surface
 from recsys.publish import live_version
 from recsys.ranking import EMPTY_HISTORY, NO_ITEM, History
 from recsys.store import migrate
-from recsys.store.database import exists, open_database, reading
+from recsys.store.database import exists, opened, reading
 from recsys.store.reading import latest_exposures, logins_of, owner_at, rows_between, watermark
 from recsys.store.schema import EVENTS
 from recsys.store.writing import Row
@@ -71,11 +71,10 @@ def requests_for(url: URL, live: LiveBundle, limit: int) -> tuple[list[Replayed]
     Raises:
         UserError: the database cannot be used.
     """
-    engine = open_database(url)
-    if exists(url) and migrate.version(engine) is not None:
-        logged = from_log(engine, live, limit)
-        if logged:
-            return logged, f"{len(logged):,} requests of the log, each with the history of then"
+    with opened(url) as engine:
+        logged = from_log(engine, live, limit) if exists(url) and migrate.version(engine) is not None else []
+    if logged:
+        return logged, f"{len(logged):,} requests of the log, each with the history of then"
     made = sampled(live, limit, time.time())
     return made, f"{len(made):,} requests made up from the bundle's users, since the log holds none"
 

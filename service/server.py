@@ -17,7 +17,7 @@ from recsys.errors import UserError
 from recsys.experiments.reading import read_plan
 from recsys.publish import live_version
 from recsys.rules.reading import read_rules
-from recsys.store.database import database_url, open_database
+from recsys.store.database import database_url, opened
 from recsys.store.migrate import upgrade
 from service.embedded_redis import embedded_redis
 from service.settings import Settings
@@ -40,9 +40,8 @@ def serve(settings: Settings) -> None:
     if settings.experiments is not None:
         read_plan(settings.experiments)
     _require_free(settings.host, settings.port)
-    engine = open_database(database_url(settings.data_dir, settings.database_url))
-    upgrade(engine)
-    engine.dispose()
+    with opened(database_url(settings.data_dir, settings.database_url)) as engine:
+        upgrade(engine)
     # uvicorn shuts down at a signal and then raises it again: by default that would end the process before the block does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)

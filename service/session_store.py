@@ -301,11 +301,11 @@ class SessionStore:
         await self._ask_once(self._client.delete(f"{self._shop}:healing"))
 
     async def _ask_once(self, question: Awaitable[Any]) -> Any:
+        """A question of the background: that it went wrong says nothing of the answers that shoppers wait for."""
         try:
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(max(1.0, self._timeout)):
                 return await question
         except (RedisError, OSError, TimeoutError) as error:
-            self._open_circuit(error)
             raise StoreUnavailableError(str(error)) from error
 
     # Popularity
@@ -319,12 +319,7 @@ class SessionStore:
         self._check_circuit()
         hour = int(now // _HOUR)
         keys = [f"{self._shop}:trend:{hour - back}" for back in range(TREND_HOURS)]
-        try:
-            async with asyncio.timeout(1.0):
-                found = cast(list[tuple[bytes, float]], await self._client.zunion(keys, withscores=True))
-        except (RedisError, OSError, TimeoutError) as error:
-            self._open_circuit(error)
-            raise StoreUnavailableError(str(error)) from error
+        found = cast(list[tuple[bytes, float]], await self._ask_once(self._client.zunion(keys, withscores=True)))
         ordered = sorted(found, key=lambda pair: (-pair[1], pair[0]))[:n]
         return {item.decode("utf-8", "surrogatepass"): score for item, score in ordered}
 

@@ -24,9 +24,10 @@ from sqlalchemy import func, select
 from pipelines.ingest import connect, ingest, ingest_log
 from pipelines.run import build_tables
 from recsys.ids import hash_id
-from recsys.store.database import database_url, open_database, reading
+from recsys.store.database import database_url, opened, reading
 from recsys.store.schema import EVENTS
 from service.embedded_redis import socket_url
+from service.healing import HEAL_SECONDS
 from service.session_store import RECORD
 from tests.shop import free_port
 
@@ -248,11 +249,10 @@ class Ordeal:
 
     def _check(self) -> None:
         """Every event is once in the database, once in its session's history, and once in its user's."""
-        engine = open_database(database_url(self._data_dir, self._url))
-        with reading(engine) as connection:
+        self._wait_for_healing()
+        with opened(database_url(self._data_dir, self._url)) as engine, reading(engine) as connection:
             stored = Counter(connection.execute(select(EVENTS.c.event_id)).scalars())
             assert sum(stored.values()) == connection.execute(select(func.count()).select_from(EVENTS)).scalar()
-        engine.dispose()
         self._note("database", stored)
         counted: Counter[str] = Counter()
         with redis.Redis.from_url(socket_url(self._data_dir / "redis")) as client:
@@ -268,6 +268,16 @@ class Ordeal:
                     # Both too few and too many show: the worst place counts.
                     counted[event_id] = max(times) if min(times) > 0 else 0
         self._note("histories", counted)
+
+    def _wait_for_healing(self) -> None:
+        """Until the histories are complete up to a moment after now, by the service's own word."""
+        after = time.time() + 3 * HEAL_SECONDS
+        deadline = time.monotonic() + READY_SECONDS
+        with redis.Redis.from_url(socket_url(self._data_dir / "redis")) as client:
+            while float(client.get("default:complete") or 0.0) < after:  # type: ignore[arg-type]
+                if time.monotonic() > deadline:
+                    raise RuntimeError("the histories do not become complete")
+                time.sleep(0.2)
 
     def _check_tables(self) -> None:
         """Every event is one interaction, the anonymous ones of the user who logged in."""

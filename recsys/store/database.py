@@ -58,6 +58,16 @@ def open_database(url: URL) -> Engine:
 
 
 @contextmanager
+def opened(url: URL) -> Iterator[Engine]:
+    """An engine whose connections are closed when the block ends."""
+    engine = open_database(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that is durable when the block ends.
 

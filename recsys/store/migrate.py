@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,8 @@ from recsys.store.schema import HEAD
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOCK: Final = 7_282_501
 """PostgreSQL's advisory lock of whoever migrates."""
+_ONE_AT_A_TIME: Final = threading.Lock()
+"""Alembic keeps what it works on in globals of its module."""
 
 
 def version(engine: Engine) -> str | None:
@@ -48,7 +51,7 @@ def upgrade(engine: Engine) -> bool:
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    with writing(engine) as connection:
+    with _ONE_AT_A_TIME, writing(engine) as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         config.attributes["connection"] = connection

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import redis
 
-from recsys.store.database import database_url, open_database
+from recsys.store.database import database_url, opened
 from recsys.store.schema import EXPOSURES
 from service.replay import from_log, open_live
 from tests.integration.test_rules import BREAD, RULES
@@ -183,8 +183,8 @@ def test_each_widget_is_an_exposure_of_its_own_that_a_dry_run_can_ask_again(
     assert [top["widget"], again["widget"]] == ["top", "again"]
     assert (top["shown_before"], again["shown_before"]) == ([], ids(answers["top"]))
     assert [item for item, *_ in again["items"]] == ids(answers["again"])
-    engine = open_database(database_url(data_dir))
-    last = from_log(engine, open_live(data_dir, None), 1)[0].request
+    with opened(database_url(data_dir)) as engine:
+        last = from_log(engine, open_live(data_dir, None), 1)[0].request
     assert list(last.filters.exclude_item_ids) == ids(answers["top"])
 
 
