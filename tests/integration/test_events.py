@@ -212,7 +212,7 @@ def recsys(shop: Running, *arguments: str) -> str:
     ):
         given = [] if shop.url is None else ["--database", shop.url]
         patch.setattr("sys.argv", ["recsys", *arguments, "--data-dir", str(shop.data_dir), *given])
-        patch.setattr(cli, "console", Console(file=output, width=200))
+        patch.setattr(cli.log, "console", Console(file=output, width=200))
         cli.main()
     assert stopped.value.code in (0, None), output.getvalue()
     return output.getvalue()
