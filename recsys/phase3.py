@@ -37,11 +37,11 @@ __all__ = ["DEFAULT", "NAME", "Phase3Config", "Workshop", "baselines", "build_su
 class Phase3Config(Phase2Config):
     """Phase 2's, and the ranker's."""
 
-    threshold: float = 0.01
+    threshold: float = 0.0
     """A chance of a purchase below which the ranker leaves a place to phase 2."""
     value_weight: float = 0.0
     """What home is ranked by: 0 purchases, 1 expected revenue; see `RankerModel`. Not searched: it is the shop's choice."""
-    home_diversity: float = 0.05
+    home_diversity: float = 0.02
     """Strength of `Diverse` on home; 0 leaves it out. Not searched either: accuracy alone would always choose 0."""
     similar_diversity: float = 0.03
     """The same on the page of an item, where likeness is what is asked for."""
