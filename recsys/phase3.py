@@ -21,6 +21,7 @@ from recsys.models.fit.frequency import FrequencyRecommender
 from recsys.models.fit.item_item import LocalRidgeRecommender
 from recsys.models.fit.popularity import NewArrivalsRecommender, PopularityRecommender, TrendingRecommender
 from recsys.models.fit.ranker import RankerRecommender, SourcePlan
+from recsys.models.fit.session_knn import SessionKNNRecommender
 from recsys.models.ranker import RankerModel
 from recsys.phase1 import Surfaces, Workshop, baselines
 from recsys.phase2 import Phase2Config, objective
@@ -66,6 +67,7 @@ def ranker() -> RankerRecommender:
         sources=(
             SourcePlan(FrequencyRecommender(DEFAULT.frequency_half_life_days), depth=120, reads=120),
             SourcePlan(LocalRidgeRecommender(half_life_days=DEFAULT.ridge_half_life_days), depth=150, reads=2_000),
+            SourcePlan(SessionKNNRecommender(), depth=50, reads=200),
             SourcePlan(PopularityRecommender(), depth=50, reads=50),
             SourcePlan(TrendingRecommender(), depth=20, reads=20),
             SourcePlan(NewArrivalsRecommender(), depth=20, reads=20),

@@ -24,6 +24,10 @@ WINDOWS: Final = (14.0, 45.0, 120.0)
 MIN_OBSERVED_DAYS: Final = 15.0
 """A rate of purchases is over at least so long: one purchase of yesterday is no daily habit."""
 
+TINY: Final = 1e-3
+STRETCH: Final = 2.0 * NEVER
+"""Groups laid end to end on one line of numbers, each as long as that: an age within a group is a place on its stretch."""
+
 Columns = dict[str, NDArray[np.float32]]
 
 
@@ -53,7 +57,8 @@ def describe(query: Query, candidates: ItemArray, answers: Sequence[tuple[str, R
     known = facts.values[candidates].T
     columns |= {f"item_{name}": known[place] for place, name in enumerate(facts.names)}
     for name, codes in zip(facts.group_names, facts.groups, strict=True):
-        columns |= _group(name, codes, bought, different, candidates)
+        columns |= _group(name, codes, bought, different, trips, candidates)
+        columns |= _own_in_group(name, codes, bought, columns, candidates)
     columns |= _price(facts.log_price, bought, candidates)
     columns |= _looked_at(query, candidates)
     shopper = _shopper(query.history, bought, len(different), trips)
@@ -93,6 +98,7 @@ def _own(bought: History, items: ItemArray, trips: NDArray[np.float32], candidat
     last = values["own_age_1"]
     gap = np.where(counts > 1, (first - last) / np.maximum(counts - 1, 1), NEVER)
     values |= {"own_first_age": first, "own_gap": gap, "own_due": last / np.maximum(gap, 1.0)}
+    values["own_last_gap"] = np.where(counts > 1, values["own_age_2"] - last, NEVER)
     values |= {f"own_n_{days:g}": np.bincount(which, ages <= days, minlength=n) for days in WINDOWS}
     values |= {f"own_recent_{days:g}": np.bincount(which, np.exp2(-ages / days), minlength=n) for days in HALF_LIVES}
     values["own_rate"] = counts / np.maximum(first, MIN_OBSERVED_DAYS)
@@ -102,7 +108,7 @@ def _own(bought: History, items: ItemArray, trips: NDArray[np.float32], candidat
     known = np.flatnonzero(items[np.minimum(found, n - 1)] == candidates) if n else np.empty(0, dtype=np.intp)
     columns: Columns = {}
     for name, column in values.items():
-        is_past = name in ("own_first_age", "own_gap", "own_due") or name.startswith("own_age")
+        is_past = name in ("own_first_age", "own_gap", "own_last_gap", "own_due") or name.startswith("own_age")
         columns[name] = np.full(len(candidates), NEVER if is_past else 0.0, dtype=np.float32)
         columns[name][known] = column[found[known]]
     return columns
@@ -113,19 +119,53 @@ def _trips(bought: History) -> NDArray[np.float32]:
     return np.unique(np.floor(bought.age_days))
 
 
-def _group(name: str, codes: NDArray[np.int32], bought: History, items: ItemArray, candidates: ItemArray) -> Columns:
+def _group(
+    name: str,
+    codes: NDArray[np.int32],
+    bought: History,
+    items: ItemArray,
+    trips: NDArray[np.float32],
+    candidates: ItemArray,
+) -> Columns:
     """Own purchases of the candidate's category or brand. The unknown code, -1, is a group of its own, the last."""
     n = int(codes.max(initial=-1)) + 2
     history, asked = codes[bought.items] % n, codes[candidates] % n
-    last = np.full(n, NEVER, dtype=np.float32)
+    first, last = np.zeros(n, dtype=np.float32), np.full(n, NEVER, dtype=np.float32)
+    np.maximum.at(first, history, bought.age_days)
     np.minimum.at(last, history, bought.age_days)
-    columns: Columns = {f"{name}_age": last[asked]}
-    for days in HALF_LIVES:
-        counts = np.bincount(history, np.exp2(-bought.age_days / days), minlength=n)
-        columns[f"{name}_recent_{days:g}"] = counts[asked].astype(np.float32)
-    different = np.bincount(codes[items] % n, minlength=n)
-    columns[f"{name}_items"] = different[asked].astype(np.float32)
-    return columns
+    # Of purchases on one day, a trip, each group counts once.
+    group, day = np.divmod(np.unique(np.floor(_on_line(history, bought.age_days))), STRETCH)
+    group = group.astype(np.int64)
+    count = np.bincount(group, minlength=n)
+    gap = np.where(count > 1, (first - last) / np.maximum(count - 1, 1), NEVER)
+    recent_trips = max(1, int((trips <= WINDOWS[-1]).sum()))
+    values: dict[str, NDArray[np.floating] | NDArray[np.integer]] = {
+        "age": last,
+        "gap": gap,
+        "due": last / np.maximum(gap, 1.0),
+        "per_trip": np.bincount(group, day <= WINDOWS[-1], minlength=n) / recent_trips,
+        "items": np.bincount(codes[items] % n, minlength=n),
+    }
+    values |= {f"recent_{days:g}": np.bincount(history, np.exp2(-bought.age_days / days), n) for days in HALF_LIVES}
+    return {f"{name}_{what}": value[asked].astype(np.float32) for what, value in values.items()}
+
+
+def _own_in_group(
+    name: str, codes: NDArray[np.int32], bought: History, columns: Columns, candidates: ItemArray
+) -> Columns:
+    """What the candidate itself is within its group: its share of the shopper's purchases, and how many of the group were
+    bought since it was last (all of them where it never was): what stands in for it."""
+    lasting = f"recent_{HALF_LIVES[-1]:g}"
+    share = columns[f"own_{lasting}"] / np.maximum(columns[f"{name}_{lasting}"], TINY)
+    n = int(codes.max(initial=-1)) + 2
+    line, asked = np.sort(_on_line(codes[bought.items] % n, bought.age_days)), codes[candidates] % n
+    since = line.searchsorted(_on_line(asked, columns["own_age_1"])) - line.searchsorted(asked * STRETCH)
+    return {f"{name}_own_share": share, f"{name}_since_own": since.astype(np.float32)}
+
+
+def _on_line(groups: NDArray[np.int32], age_days: NDArray[np.float32]) -> NDArray[np.float64]:
+    """`(n,)` places on the line of `STRETCH`es; what is older than `NEVER` is as old as that."""
+    return np.asarray(groups * STRETCH + np.minimum(age_days, NEVER), dtype=np.float64)
 
 
 def _price(log_price: NDArray[np.float32], bought: History, candidates: ItemArray) -> Columns:

@@ -65,6 +65,7 @@ def test_features_of_a_history_that_a_reader_can_count() -> None:
     assert found["own_first_age"].tolist() == [100, NEVER, 40]
     assert found["own_gap"].tolist() == [45, NEVER, NEVER]  # (100 - 10) / 2
     assert found["own_due"].tolist() == pytest.approx([10 / 45, NEVER, 40 / NEVER])
+    assert found["own_last_gap"].tolist() == [30, NEVER, NEVER]
     assert found["own_n_14"].tolist() == [1, 0, 0]
     assert found["own_n_45"].tolist() == [2, 0, 1]
     assert found["own_rate"].tolist() == pytest.approx([3 / 100, 0, 1 / 40])
@@ -74,6 +75,12 @@ def test_features_of_a_history_that_a_reader_can_count() -> None:
     assert found["category_age"].tolist() == [10, 10, 40]
     assert found["category_items"].tolist() == [1, 1, 1]
     assert found["category_recent_20"][1] == pytest.approx(2**-5 + 2**-2 + 2**-0.5)
+    # Of the category bought on days 100, 40 and 10, of three trips; since item 0 nothing of it, before the never bought 1 all.
+    assert found["category_gap"].tolist() == [45, 45, NEVER]
+    assert found["category_due"].tolist() == pytest.approx([10 / 45, 10 / 45, 40 / NEVER])
+    assert found["category_per_trip"].tolist() == pytest.approx([1, 1, 1 / 3])
+    assert found["category_own_share"].tolist() == pytest.approx([1, 0, 1])
+    assert found["category_since_own"].tolist() == [0, 3, 0]
     assert found["looked_age"].tolist() == [NEVER, NEVER, 1]
     assert found["looked_n"].tolist() == [0, 0, 1]
     usual = (3 * np.log(100) + np.log(400)) / 4
@@ -84,6 +91,17 @@ def test_features_of_a_history_that_a_reader_can_count() -> None:
     assert found["shopper_trips"].tolist() == [3, 3, 3]
     assert found["shopper_trip_gap"].tolist() == [45, 45, 45]
     assert found["shopper_repeats"].tolist() == pytest.approx([0.5] * 3)  # 2 different of 4
+
+
+def test_what_stood_in_for_an_item_is_counted_since_it_was_last_bought() -> None:
+    # Item 0, then its sibling 1 twice, and between them item 2 of another category and item 3 of none.
+    known = history(
+        (0, PURCHASE, 30.0), (1, PURCHASE, 20.0), (2, PURCHASE, 15.0), (3, PURCHASE, 12.0), (1, PURCHASE, 10.0)
+    )
+    found = describe(Query(history=known), np.arange(4, dtype=np.int32), [], facts())
+    assert found["category_since_own"].tolist() == [2, 0, 0, 0]
+    one, other = 2 ** (-30 / 90), 2 ** (-20 / 90) + 2 ** (-10 / 90)
+    assert found["category_own_share"].tolist() == pytest.approx([one / (one + other), other / (one + other), 1, 1])
 
 
 def test_a_source_gives_score_share_and_reciprocal_rank() -> None:
