@@ -36,7 +36,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "rhythm of categories and brands, and what stood in for an item": tuple(
         f"{group}_{what}"
         for group in ("category", "above", "brand")
-        for what in ("gap", "due", "per_trip", "own_share", "since_own")
+        for what in ("gap", "due", "per_trip", "tried", "own_share", "since_own", "expected")
     ),
     "scores and ranks of sources": (
         "buy_again_",

@@ -15,7 +15,7 @@ from recsys.errors import UserError
 from recsys.events import EVENT_CODE, EVENT_WEIGHT, EventType
 from recsys.models.candidate_features import NEVER, ItemFacts, describe
 from recsys.models.fit.frequency import FrequencyRecommender
-from recsys.models.fit.item_facts import fit_facts
+from recsys.models.fit.item_facts import SHARE_PRIOR, fit_facts
 from recsys.models.fit.item_item import CosineRecommender
 from recsys.models.fit.layers import fit_bins, fit_scaler, to_layer
 from recsys.models.fit.popularity import PopularityRecommender
@@ -51,7 +51,8 @@ def facts(n_items: int = 4) -> ItemFacts:
     groups = np.array([[0, 0, 1, -1]], dtype=np.int32)[:, :n_items]
     price = np.log(np.array([100, 200, 400, np.nan], dtype=np.float32))[:n_items]
     values = np.arange(n_items, dtype=np.float32)[:, None]
-    return ItemFacts(("row",), values, ("category",), groups, price)
+    shares = np.array([[0.6, 0.4, 1.0, 0.0]], dtype=np.float32)[:, :n_items]
+    return ItemFacts(("row",), values, ("category",), groups, shares, price)
 
 
 def test_features_of_a_history_that_a_reader_can_count() -> None:
@@ -79,7 +80,11 @@ def test_features_of_a_history_that_a_reader_can_count() -> None:
     assert found["category_gap"].tolist() == [45, 45, NEVER]
     assert found["category_due"].tolist() == pytest.approx([10 / 45, 10 / 45, 40 / NEVER])
     assert found["category_per_trip"].tolist() == pytest.approx([1, 1, 1 / 3])
+    assert found["category_tried"].tolist() == pytest.approx([2 ** (-100 / 45)] * 2 + [2 ** (-40 / 45)])
     assert found["category_own_share"].tolist() == pytest.approx([1, 0, 1])
+    assert found["category_expected"][:2].tolist() == pytest.approx(
+        (found["category_recent_20"][:2] * np.array([0.6, 0.4])).tolist()
+    )
     assert found["category_since_own"].tolist() == [0, 3, 0]
     assert found["looked_age"].tolist() == [NEVER, NEVER, 1]
     assert found["looked_n"].tolist() == [0, 0, 1]
@@ -117,7 +122,7 @@ def test_a_source_gives_score_share_and_reciprocal_rank() -> None:
 @pytest.mark.parametrize("known", [Query(), query(0), query(0, 2, 4)])
 def test_features_stand_for_any_history_and_any_candidates(known: Query) -> None:
     for candidates in (np.empty(0, np.int32), np.array([1], np.int32)):
-        columns = describe(known, candidates, [], replace(facts(), groups=np.full((1, 40), -1, np.int32), log_price=np.full(40, np.nan, np.float32), values=np.zeros((40, 1), np.float32)))  # fmt: skip
+        columns = describe(known, candidates, [], replace(facts(), groups=np.full((1, 40), -1, np.int32), shares=np.zeros((1, 40), np.float32), log_price=np.full(40, np.nan, np.float32), values=np.zeros((40, 1), np.float32)))  # fmt: skip
         assert {column.shape for column in columns.values()} == {candidates.shape}
         assert {column.dtype for column in columns.values()} == {np.dtype(np.float32)}
 
@@ -134,6 +139,8 @@ def test_facts_count_what_lies_before() -> None:
     assert of["last_sold"] == [10, NEVER]
     assert of["repeats"] == [0.5, 0]  # 2 of 4 followed an earlier one of the same shopper
     assert of["gap"] == pytest.approx([10, 10])  # all gaps are 10 days, the prior too
+    demand = float(np.expm1(of["demand_30"][0]))
+    assert found.shares[0].tolist() == pytest.approx([demand / (demand + SHARE_PRIOR), 0])  # alone in its category
     assert of["demand_10"][0] == pytest.approx(np.log1p(EVENT_WEIGHT[EventType.PURCHASE] * (2**-3 + 2**-2 + 2 * 2**-1)))
 
 
