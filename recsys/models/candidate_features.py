@@ -181,8 +181,9 @@ def _within_group(
     n = int(codes.max(initial=-1)) + 2
     line, asked = np.sort(_on_line(codes[bought.items] % n, bought.age_days)), codes[candidates] % n
     since = line.searchsorted(_on_line(asked, columns["own_age_1"])) - line.searchsorted(asked * STRETCH)
+    share = columns[f"own_{lasting}"] / np.maximum(columns[f"{name}_{lasting}"], TINY)
     return {
-        f"{name}_own_share": columns[f"own_{lasting}"] / np.maximum(columns[f"{name}_{lasting}"], TINY),
+        f"{name}_own_share": share.astype(np.float32),
         f"{name}_since_own": since.astype(np.float32),
         f"{name}_expected": columns[f"{name}_{recent}"] * shares[candidates],
     }
