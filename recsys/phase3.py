@@ -7,7 +7,7 @@ The other surfaces are those of phase 2. Home and similar items are then spread 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import optuna
@@ -53,12 +53,12 @@ DEFAULT: Final = Phase3Config()
 
 def default_params() -> dict[str, Any]:
     """`DEFAULT` as the first trial of a search."""
-    return {"threshold": DEFAULT.threshold}
+    return {**phase2.default_params(), "threshold": DEFAULT.threshold}
 
 
 def suggest(trial: optuna.Trial) -> Phase3Config:
-    """The search space: how sure the ranker must be. What else there is the ranker has learnt."""
-    return Phase3Config(threshold=trial.suggest_float("threshold", 0.0, 0.2))
+    """The search space: how sure the ranker must be, and what stands where it is not. What else there is the ranker has learnt."""
+    return Phase3Config(**asdict(phase2.suggest(trial)), threshold=trial.suggest_float("threshold", 0.0, 0.2))
 
 
 def ranker() -> RankerRecommender:
