@@ -11,7 +11,8 @@ from recsys.dataset import Dataset, clicked_event, target_event
 from recsys.errors import UserError
 
 PHASES: Final[dict[int, ModuleType]] = {1: phase1, 2: phase2, 3: phase3}
-"""Each module has `NAME`, `DEFAULT`, `default_params`, `suggest`, `objective`, `home`, `rows` and `build_surfaces`."""
+"""Each module has `NAME`, `DEFAULT`, `default_params`, `suggest`, `objective`, `searched` (the model
+that the search judges), `home`, `rows` and `build_surfaces`."""
 
 
 def wanted(phase: int, objective: str | None) -> Mapping[str, Any]:

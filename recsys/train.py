@@ -263,26 +263,23 @@ def choose(
 def search(phase: int, workshop: Workshop, task: Task, seconds: float, seed: int, console: Console) -> Phase1Config:
     """Hyper-parameters by Optuna's TPE, the default first, until the time is up or `MAX_TRIALS` are done.
 
-    What a trial is judged by is the phase's `objective`. A phase that has nothing to search gets its default.
+    What a trial is judged by is the phase's `objective`.
     """
     plan = PHASES[phase]
-    if not plan.default_params():
-        default: Phase1Config = plan.DEFAULT
-        return default
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
     study.enqueue_trial(plan.default_params())
     best: Phase1Config = plan.DEFAULT
     best_value = -np.inf
     with console.status(f"fitting {plan.NAME} for the search"):
-        plan.home(workshop, best)
+        plan.searched(workshop, best)
     deadline = time.monotonic() + seconds
     with _progress(console) as progress:
         bar = progress.add_task("searching", total=MAX_TRIALS)
         for _ in range(MAX_TRIALS):
             trial = study.ask()
             config = plan.suggest(trial)
-            frame, _ = evaluate({"trial": plan.home(workshop, config)}, task, seed=seed)
+            frame, _ = evaluate({"trial": plan.searched(workshop, config)}, task, seed=seed)
             value = plan.objective(frame)
             study.tell(trial, value)
             if value > best_value:

@@ -156,7 +156,13 @@ class RankerModel:
             "value_weight": self.value_weight,
             "name": self.name,
         }
-        arrays = {"facts": facts.values, "groups": facts.groups, "log_price": facts.log_price, **self.network.arrays()}
+        arrays = {
+            "facts": facts.values,
+            "groups": facts.groups,
+            "shares": facts.shares,
+            "log_price": facts.log_price,
+            **self.network.arrays(),
+        }
         parts = (*(source.model for source in sources), *([region] if region is not None else []))
         return ModelState(params, arrays, parts)
 
@@ -169,7 +175,12 @@ class RankerModel:
         region = state.parts[n] if len(state.parts) > n else None
         assert region is None or isinstance(region, RegionalModel)
         facts = ItemFacts(
-            tuple(params["facts"]), arrays["facts"], tuple(params["groups"]), arrays["groups"], arrays["log_price"]
+            tuple(params["facts"]),
+            arrays["facts"],
+            tuple(params["groups"]),
+            arrays["groups"],
+            arrays["shares"],
+            arrays["log_price"],
         )
         network = Network.from_arrays(arrays, params["n_layers"])
         proposer = Proposer(sources, facts, region)
