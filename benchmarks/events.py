@@ -83,7 +83,9 @@ class Workers:
             "RECSYS_REDIS_URL": redis_url,
         }
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["benchmarks.events", "service.main", "uvloop", "httptools", "psycopg"])
+        self._context.set_forkserver_preload(
+            ["benchmarks.serve", "tests.killing", "service.main", "uvloop", "httptools", "psycopg"]
+        )
         self._processes: list[Any] = []
 
     def start(self) -> None:

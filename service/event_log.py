@@ -22,8 +22,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from recsys.store.database import reading, writing
 from recsys.store.reading import events_by_id, known_requests
-from recsys.store.schema import EXPOSURES
-from recsys.store.writing import Row, insert_events, insert_merges, insert_new, insert_renders, insert_verdicts
+from recsys.store.writing import Row, insert_events, insert_exposures, insert_merges, insert_renders, insert_verdicts
 
 FLUSH_SECONDS: Final = 0.2
 MAX_BUFFERED: Final = 100_000
@@ -226,7 +225,7 @@ class EventLog:
         exposures, merges = later.exposures, later.merges
         verdicts = [_verdict(row) for rows in later.verdicts.values() for row in rows]
         verdicts.sort(key=lambda row: row["at"])
-        if self._written("exposures", _insert_exposures, [_exposure(row) for row in exposures]):
+        if self._written("exposures", insert_exposures, [_exposure(row) for row in exposures]):
             later.exposures = []
         if self._written("logins", insert_merges, merges):
             later.merges = []
@@ -300,10 +299,6 @@ def _first(rows: Sequence[Row], key: str, fresh: set[str]) -> list[bool]:
         found.append(row[key] in fresh)
         fresh.discard(row[key])
     return found
-
-
-def _insert_exposures(connection: Connection, rows: Sequence[Row]) -> None:
-    insert_new(connection, EXPOSURES, "request_id", rows)
 
 
 def _exposure(row: Row) -> Row:

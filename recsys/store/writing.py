@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Table, delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from recsys.store.schema import EVENTS, MERGES, RENDERS, VERDICTS
+from recsys.store.schema import EVENTS, EXPOSURES, MERGES, RENDERS, VERDICTS
 
 Row = dict[str, Any]
 """A row of a table, by column name."""
@@ -26,9 +26,19 @@ def insert_new(connection: Connection, table: Table, key: str, rows: Sequence[Ro
     """
     if not rows:
         return set()
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table).on_conflict_do_nothing(index_elements=[key]).returning(table.c[key])
+    statement = _insert_unknown(connection, table, key).returning(table.c[key])
     return set(connection.execute(statement, list(rows)).scalars())
+
+
+def _insert_unknown(connection: Connection, table: Table, key: str) -> postgresql.Insert | sqlite.Insert:
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement: postgresql.Insert | sqlite.Insert = dialect.insert(table)
+    return statement.on_conflict_do_nothing(index_elements=[key])
+
+
+def insert_exposures(connection: Connection, rows: Sequence[Row]) -> None:
+    """Insert new exposures. Which were new nobody asks, which is cheaper."""
+    connection.execute(_insert_unknown(connection, EXPOSURES, "request_id"), list(rows))
 
 
 def insert_events(connection: Connection, rows: Sequence[Row]) -> set[str]:
