@@ -197,7 +197,9 @@ def mlflow(
 
 @app.command()
 def docs(
-    documents: Annotated[list[Path] | None, typer.Argument(help="Markdown files; README.md and those in docs by default.")] = None,
+    documents: Annotated[
+        list[Path] | None, typer.Argument(help="Markdown files; README.md and those in docs by default.")
+    ] = None,
     check: Annotated[bool, typer.Option(help="Fail where a document is out of date; write nothing.")] = False,
 ) -> None:
     """Bring the tables in documents up to date with reports/."""
