@@ -48,7 +48,7 @@ class _Visit:
     skew: float
     """Seconds that the browser's clock is ahead."""
     basket: Ints
-    """Rows that are bought whatever is shown, each once."""
+    """Rows that are bought whatever is shown."""
     bought: set[int]
     """Those, and what was bought because it was shown."""
     sent: int = 0
@@ -106,7 +106,7 @@ class Simulation:
     def _begin(self, number: int) -> _Visit:
         visits, baskets = self._visits, self._world.baskets
         shopper, basket = int(visits.shopper[number]), int(visits.basket[number])
-        items = np.unique(baskets.items[baskets.lines(basket)]) if basket != NO_BASKET else baskets.items[:0]
+        items = baskets.items[baskets.lines(basket)] if basket != NO_BASKET else baskets.items[:0]
         who = {"session_id": f"sim-{visits.seed}-{number}"}
         if not visits.anonymous[number]:
             who["user_id"] = str(self._world.shopper_ids[shopper])
@@ -124,7 +124,8 @@ class Simulation:
         for row in dict.fromkeys(wanted[first].tolist()):
             yield _Page(Surface.SIMILAR, traffic.page_k, {"item_id": ids[row]})
         if len(visit.basket):
-            yield _Page(Surface.CART, traffic.page_k, {"cart": [ids[row] for row in visit.basket[:MAX_CART].tolist()]})
+            cart = dict.fromkeys(visit.basket.tolist())
+            yield _Page(Surface.CART, traffic.page_k, {"cart": [ids[row] for row in cart][:MAX_CART]})
 
     def _wants(self, shopper: int) -> Ints:
         """What a shopper buys in the window."""

@@ -26,7 +26,7 @@ class Courier:
         self._shop = shop
         self._mess = mess
         self._rng = np.random.default_rng((seed, 1))
-        self._rates = np.array([[mess.late], [mess.duplicate], [mess.missing_id]])
+        self._rates = np.array([mess.late, mess.duplicate, mess.missing_id])
         self._waiting: list[tuple[float, int, Event]] = []
         self._number = itertools.count()
         self.counts: Counter[str] = Counter()
@@ -37,9 +37,10 @@ class Courier:
         if not events and not self._waiting:
             return
         batch = self._due(at)
-        hit = self._rng.random((3, len(events))) < self._rates
+        draws = self._rng.random((len(events) + 1, len(self._rates)))
+        hit = draws[1:] < self._rates
         batch += self._muddle(events, hit, at) if hit.any() else events
-        if self._rng.random() < self._mess.out_of_order:
+        if draws[0, 0] < self._mess.out_of_order:
             self.counts["reversed"] += 1
             batch.reverse()
         self.counts["events"] += len(events)
@@ -51,14 +52,14 @@ class Courier:
         self._bring(self._due(np.inf), at)
 
     def _muddle(self, events: Sequence[Event], hit: NDArray[np.bool_], at: float) -> list[Event]:
-        """What arrives at once; the rest waits."""
+        """What arrives at once; the rest waits. `hit`, `(n, 3)`: which are late, come twice, are bare of an id."""
         now = []
-        for event, (late, twice, bare) in zip(events, hit.T.tolist(), strict=True):
+        for event, (late, twice, bare) in zip(events, hit.tolist(), strict=True):
             sent = self._without_an_id(event) if bare else event
             if late:
                 heapq.heappush(self._waiting, (at + self._mess.late_hours * SECONDS_PER_HOUR, next(self._number), sent))
             now += [sent] * ((not late) + twice)
-        for name, count in zip(("late", "duplicate", "bare"), hit.sum(axis=1).tolist(), strict=True):
+        for name, count in zip(("late", "duplicate", "bare"), hit.sum(axis=0).tolist(), strict=True):
             self.counts[name] += count
         return now
 

@@ -72,28 +72,63 @@ def truth(
     return expectations(log, where)[""]
 
 
+PLAUSIBLE: Final[Mapping[str, tuple[float, ...]]] = {
+    "taste_share": (0.035, 0.07, 0.1, 0.132, 0.15, 0.18),
+    "position_effect": (0.0, 0.148, 0.366),
+    "curiosity": (0.0, 0.1, 0.2, 0.3),
+    "fatigue": (0.8, 0.9, 1.0),
+    "price_effect": (0.0, 0.1, 0.5),
+    "novelty": (1.0, 1.1, 1.5),
+}
+"""Fields of `Clicks` and values that each may have as well, see docs/simulator.md."""
+
+
+class Recorded:
+    """An answering function that is asked once for each of a run's pages; later runs over the same visits get the same answers."""
+
+    def __init__(self, answer: Callable[[Request], Answer]) -> None:
+        self._answer = answer
+        self._answers: list[tuple[str, ...]] = []
+        self._next = 0
+
+    def rewind(self) -> None:
+        """The next request is again a run's first."""
+        self._next = 0
+
+    def __call__(self, request: Request) -> Answer:
+        """The answer to a run's next request."""
+        if self._next == len(self._answers):
+            self._answers.append(tuple(item["item_id"] for item in self._answer(request)["items"]))
+        items = self._answers[self._next]
+        self._next += 1
+        return {"request_id": str(self._next), "items": [{"item_id": item_id} for item_id in items]}
+
+
 def sensitivity(
     world: World,
     constants: Constants,
     visits: Visits,
     arms: Mapping[str, Callable[[Request], Answer]],
     baseline: str,
-    ranges: Mapping[str, tuple[Any, ...]],
+    ranges: Mapping[str, tuple[Any, ...]] = PLAUSIBLE,
 ) -> pl.DataFrame:
     """Each arm's expected CTR lift over `baseline` while one constant of the clicks moves over its range and the others stay.
 
-    `ranges`: values by name of a field of `Clicks`. Columns: constant, value, arm, ctr, lift. An arm is asked anew for each value,
-    as what it answers may depend on what it was asked before.
+    `ranges`: values by name of a field of `Clicks`. Columns: constant, value, arm, ctr, lift. What is asked does not depend on these
+    constants, so each arm is asked once, and its answers are looked at anew for each value.
     """
+    recorded = {arm: Recorded(answer) for arm, answer in arms.items()}
     rows: list[dict[str, Any]] = []
-    for name, values in ranges.items():
-        for value in values:
-            changed = replace(constants, clicks=replace(constants.clicks, **{name: value}))
-            model = ClickModel.of(world, changed)
-            found = {arm: truth(model, changed, visits, answer) for arm, answer in arms.items()}
-            base = found[baseline].ctr
-            rows += [
-                {"constant": name, "value": float(value), "arm": arm, "ctr": one.ctr, "lift": one.ctr / base - 1}
-                for arm, one in found.items()
-            ]
+    for name, value in ((name, value) for name, values in ranges.items() for value in values):
+        changed = replace(constants, clicks=replace(constants.clicks, **{name: value}))
+        model = ClickModel.of(world, changed)
+        found = {}
+        for arm, answer in recorded.items():
+            answer.rewind()
+            found[arm] = truth(model, changed, visits, answer)
+        base = found[baseline].ctr
+        rows += [
+            {"constant": name, "value": float(value), "arm": arm, "ctr": one.ctr, "lift": one.ctr / base - 1}
+            for arm, one in found.items()
+        ]
     return pl.DataFrame(rows)

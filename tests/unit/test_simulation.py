@@ -437,6 +437,18 @@ def test_who_shows_what_is_wanted_gets_more_clicks_and_more_revenue() -> None:
     assert truth(model, FRESH, visits, knowing).revenue_per_visit > truth(model, FRESH, visits, blind).revenue_per_visit
 
 
+def test_an_arm_is_asked_once_however_many_values_are_tried() -> None:
+    world = big_world()
+    visits = plan_visits(world, FRESH.traffic, CLEAN, 3)
+    asked = FakeService(40, fixed=True)
+    table = sensitivity(world, FRESH, visits, {"fixed": asked.answer}, "fixed", {"curiosity": (0.0, 0.2, 1.0)})
+    once = FakeService(40, fixed=True)
+    alone = truth(ClickModel.of(world, FRESH), FRESH, visits, once.answer)
+    assert asked.asked == once.asked > len(visits)
+    # FRESH has a curiosity of 0.2; where all is curiosity, every answer gets the random CTR.
+    assert table["ctr"].to_list()[1:] == pytest.approx([alone.ctr, 0.05])
+
+
 def test_a_click_on_what_was_to_be_bought_anyway_is_attributed_but_earns_nothing() -> None:
     world = make_world([(101, "ann", "s2", 0)])
     sure = replace(
