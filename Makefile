@@ -10,7 +10,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help run ingest tables doctor train-phase1 train-phase2 train-phase3 evaluate evaluate-phase2 evaluate-phase3 publish rollback serve mlflow \
-        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-sequence bench-ablation bench-retailrocket bench-serve bench-fuzz calibrate-simulator docs clean
+        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-sequence bench-ablation bench-retailrocket bench-serve bench-fuzz bench-simulator calibrate-simulator docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -126,6 +126,9 @@ bench-serve: $(VENV)/installed ## /recommend of every phase beside a constant Fa
 
 bench-fuzz: $(VENV)/installed-dev ## A million random requests under random business rules
 	$(BIN)/python -m benchmarks.fuzz
+
+bench-simulator: $(VENV)/installed ## What there is to gain in the simulator: lists without a model, and the truth
+	$(BIN)/python -m benchmarks.simulator_range
 
 calibrate-simulator: $(VENV)/installed ## Fit the simulator's clicks to the Open Bandit logs (needs ../shared/data)
 	$(BIN)/python -m benchmarks.calibrate_simulator
