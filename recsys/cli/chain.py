@@ -194,13 +194,15 @@ def mlflow(
 
 @app.command()
 def docs(
-    documents: Annotated[list[Path] | None, typer.Argument(help="Markdown files; README.md by default.")] = None,
+    documents: Annotated[
+        list[Path] | None, typer.Argument(help="Markdown files; README.md and those in docs by default.")
+    ] = None,
     check: Annotated[bool, typer.Option(help="Fail where a document is out of date; write nothing.")] = False,
 ) -> None:
     """Bring the tables in documents up to date with reports/."""
     from recsys.reports import render
 
-    for document in documents or [Path("README.md")]:
+    for document in documents or [Path("README.md"), *sorted(Path("docs").glob("*.md"))]:
         text = document.read_text()
         rendered = render(text)
         if check and rendered != text:

@@ -1,0 +1,225 @@
+"""Visits one after the other: pages are asked for, looked at, clicked, and what happened is reported."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import numpy as np
+
+from recsys.events import EventType, Surface
+from recsys.simulation.clicks import ClickModel
+from recsys.simulation.constants import Constants
+from recsys.simulation.log import Ledger, Log, Look
+from recsys.simulation.mess import RENDER, Courier
+from recsys.simulation.shops import Answer, Event, Request, Shop
+from recsys.simulation.traffic import NO_BASKET, Visits
+from recsys.simulation.world import Floats, Ints
+
+PAGE_SECONDS: Final = 20
+CLICK_SECONDS: Final = 5
+MAX_CART: Final = 200
+
+
+def by_arm(answer: Answer) -> str:
+    """The arm that an answer names, or nothing."""
+    return str(answer.get("arm") or "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    surface: Surface
+    places: int
+    more: Request
+
+
+@dataclass(slots=True)
+class _Visit:
+    """A visit under way."""
+
+    number: int
+    shopper: int
+    second: float
+    who: Request
+    rng: np.random.Generator
+    skew: float
+    """Seconds that the browser's clock is ahead."""
+    basket: Ints
+    """Rows that are bought whatever is shown."""
+    bought: set[int]
+    """Those, and what was bought because it was shown."""
+    sent: int = 0
+    clicked: dict[int, str] = field(default_factory=dict)
+    """The answer in which an item was first clicked."""
+    extra: list[int] = field(default_factory=list)
+
+
+class Simulation:
+    """Sends a world's visits to a shop."""
+
+    def __init__(
+        self,
+        model: ClickModel,
+        constants: Constants,
+        visits: Visits,
+        shop: Shop,
+        *,
+        label: Callable[[Answer], str] = by_arm,
+        confirm: bool = True,
+    ) -> None:
+        """`label` says under which name an answer's figures are kept; without `confirm` no renders are reported."""
+        self._model = model
+        self._world = model.world
+        self._traffic = constants.traffic
+        self._mess = constants.mess
+        self._visits = visits
+        self._shop = shop
+        self._courier = Courier(shop, constants.mess, visits.seed)
+        self._label = label
+        self._confirm = confirm
+        self._row = {item_id: row for row, item_id in enumerate(self._world.items.ids)}
+        self._renders: defaultdict[int, dict[int, int]] = defaultdict(dict)
+        """By shopper and item, how often it was shown."""
+        self._ledger = Ledger()
+        self._skew = _skews(visits, constants.mess.skewed, constants.mess.skew_minutes)
+
+    def run(self, track: Callable[[range], Iterable[int]] = iter) -> Log:
+        """All visits in order of time; `track` may show how far it is.
+
+        Raises:
+            ShopError: the shop did not answer.
+            ValueError: it showed an item that is not in the catalogue.
+        """
+        for number in track(range(len(self._visits))):
+            visit = self._begin(number)
+            now = visit.second
+            for page in self._plan(visit):
+                self._look(visit, page, now)
+                now += PAGE_SECONDS
+            self._ledger.payments.append(self._pay(visit, now))
+        self._courier.finish(float(self._world.until))
+        return self._ledger.close(self._world, self._visits, self._courier.counts)
+
+    def _begin(self, number: int) -> _Visit:
+        visits, baskets = self._visits, self._world.baskets
+        shopper, basket = int(visits.shopper[number]), int(visits.basket[number])
+        items = baskets.items[baskets.lines(basket)] if basket != NO_BASKET else baskets.items[:0]
+        who = {"session_id": f"sim-{visits.seed}-{number}"}
+        if not visits.anonymous[number]:
+            who["user_id"] = str(self._world.shopper_ids[shopper])
+        # A stream of its own, whatever happened in other visits.
+        rng = np.random.Generator(np.random.Philox(key=np.array([visits.seed, number], dtype=np.uint64)))
+        second, skew = float(visits.second[number]), float(self._skew[number])
+        return _Visit(number, shopper, second, who, rng, skew, items, set(items.tolist()))
+
+    def _plan(self, visit: _Visit) -> Iterator[_Page]:
+        """Home, product pages of what the shopper came for, the cart where there is one."""
+        traffic, ids = self._traffic, self._world.items.ids
+        yield _Page(Surface.HOME, traffic.home_k, {})
+        wanted = visit.basket if len(visit.basket) else self._wants(visit.shopper)
+        first = visit.rng.integers(len(wanted), size=traffic.product_pages)
+        for row in dict.fromkeys(wanted[first].tolist()):
+            yield _Page(Surface.SIMILAR, traffic.page_k, {"item_id": ids[row]})
+        if len(visit.basket):
+            cart = dict.fromkeys(visit.basket.tolist())
+            yield _Page(Surface.CART, traffic.page_k, {"cart": [ids[row] for row in cart][:MAX_CART]})
+
+    def _wants(self, shopper: int) -> Ints:
+        """What a shopper buys in the window."""
+        tastes = self._world.tastes
+        own = tastes.traits[tastes.offsets[shopper] : tastes.offsets[shopper + 1]]
+        return own[: own.searchsorted(len(self._world.items))]
+
+    def _look(self, visit: _Visit, page: _Page, now: float) -> None:
+        """Ask for a page, look at it, click, put in the cart, decide to buy; report all but the purchase."""
+        request: Request = {**visit.who, "surface": str(page.surface), "k": page.places, **page.more}
+        answer = self._shop.recommend(request, now)
+        rows = self._rows(answer)
+        click_draw, follow_draw = visit.rng.random((2, page.places))[:, : len(rows)]
+        chances, conversion = self._chances(visit, rows, now, page.places)
+        is_bot = self._visits.bot[visit.number]
+        look = Look(
+            visit.number,
+            str(page.surface),
+            self._label(answer),
+            rows,
+            chances,
+            conversion,
+            clicked=click_draw < (self._mess.bot_clicks if is_bot else chances),
+            carted=follow_draw < conversion * self._model.purchases.carts_per_purchase,
+            bought=follow_draw < conversion,
+        )
+        self._ledger.looks.append(look)
+        events = [self._event(visit, RENDER, now, request_id=answer["request_id"])] if self._confirm else []
+        self._courier.send(events + self._follow(visit, look, answer["request_id"], now), now)
+
+    def _rows(self, answer: Answer) -> Ints:
+        try:
+            return np.array([self._row[item["item_id"]] for item in answer["items"]], dtype=np.int64)
+        except KeyError as error:
+            raise ValueError(f"the answer shows {error}, which the catalogue does not have") from error
+
+    def _chances(self, visit: _Visit, rows: Ints, now: float, places: int) -> tuple[Floats, Floats]:
+        """Chances of a click on each item, and of a purchase that follows; the shopper has then seen them once more."""
+        if self._visits.bot[visit.number]:
+            return np.zeros(len(rows)), np.zeros(len(rows))
+        seen, listed = self._renders[visit.shopper], rows.tolist()
+        renders = [seen.get(row, 0) for row in listed]
+        seen.update(zip(listed, (times + 1 for times in renders), strict=True))
+        taste = self._model.taste(visit.shopper, rows)
+        chances = self._model.chances(rows, taste, now, np.array(renders, dtype=np.int64), places)
+        # Who buys something anyway buys it once.
+        return chances, self._model.conversion(taste) * [row not in visit.bought for row in listed]
+
+    def _follow(self, visit: _Visit, look: Look, request_id: str, now: float) -> list[Event]:
+        """The events of an answer's clicks."""
+        events = []
+        about = {"request_id": request_id, "surface": look.surface}
+        for place in np.flatnonzero(look.clicked).tolist():
+            row = int(look.items[place])
+            events.append(self._about(visit, EventType.CLICK, row, now + CLICK_SECONDS, about))
+            visit.clicked.setdefault(row, request_id)
+            if look.carted[place] or (row in visit.bought and not self._visits.bot[visit.number]):
+                events.append(self._about(visit, EventType.CART, row, now + 2 * CLICK_SECONDS, about))
+            if look.bought[place]:
+                visit.extra.append(row)
+                visit.bought.add(row)
+        return events
+
+    def _pay(self, visit: _Visit, now: float) -> tuple[int, int]:
+        """Report what is bought; cents that were to be paid anyway, and cents paid for what had been clicked."""
+        world, anyway, attributed, events = self._world, 0, 0, list[Event]()
+        lines: list[tuple[int, int, int]] = []
+        if (basket := int(self._visits.basket[visit.number])) != NO_BASKET:
+            own = world.baskets.lines(basket)
+            columns = (world.baskets.items[own], world.baskets.quantities[own], world.baskets.cents[own])
+            lines = list(zip(*(column.tolist() for column in columns), strict=True))
+            anyway = sum(quantity * cents for _, quantity, cents in lines)
+        lines += [(row, 1, int(world.items.cents[row])) for row in visit.extra]
+        for row, quantity, cents in lines:
+            about = {"quantity": quantity, "price_cents": cents, "order_id": visit.who["session_id"]}
+            if row in visit.clicked:
+                about["request_id"] = visit.clicked[row]
+                attributed += quantity * cents
+            events.append(self._about(visit, EventType.PURCHASE, row, now, about))
+        self._courier.send(events, now)
+        return anyway, attributed
+
+    def _about(self, visit: _Visit, kind: EventType, row: int, at: float, more: Event) -> Event:
+        return self._event(visit, str(kind), at, item_id=self._world.items.ids[row], **more)
+
+    @staticmethod
+    def _event(visit: _Visit, kind: str, at: float, **more: Any) -> Event:
+        visit.sent += 1
+        occurred = datetime.fromtimestamp(at + visit.skew, UTC).isoformat()
+        event_id = f"{visit.who['session_id']}-{visit.sent}"
+        return {"type": kind, "event_id": event_id, "occurred_at": occurred, **visit.who, **more}
+
+
+def _skews(visits: Visits, share: float, minutes: float) -> Floats:
+    """`(n_visits,)`: seconds that each visit's clock is ahead."""
+    wrong, ahead = np.random.default_rng((visits.seed, 2)).random((2, len(visits)))
+    return np.asarray(np.where(wrong < share, (2 * ahead - 1) * minutes * 60, 0.0), dtype=np.float64)
