@@ -15,8 +15,6 @@ export OPENBLAS_NUM_THREADS ?= 1
 .DEFAULT_GOAL := help
 # No target of ours is a file, but those of the environments.
 .PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*/\1/p' Makefile)
-.PHONY: help run ingest tables doctor train-phase1 train-phase2 train-phase3 evaluate evaluate-phase2 evaluate-phase3 publish rollback serve mlflow \
-        test check format lint types browser bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-sequence bench-ablation bench-retailrocket bench-serve bench-fuzz bench-simulator calibrate-simulator docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -158,6 +156,9 @@ bench-simulator: $(VENV)/installed ## What there is to gain in the simulator: li
 
 calibrate-simulator: $(VENV)/installed ## Fit the simulator's clicks to the Open Bandit logs (needs ../shared/data)
 	$(BIN)/python -m benchmarks.calibrate_simulator
+
+case-study: $(VENV)/installed ## Five arms in the real service against shoppers whose truth is known
+	$(BIN)/python -m benchmarks.case_study
 
 docs: $(VENV)/installed ## Bring the documents' tables up to date with reports/
 	$(RECSYS) docs $(DOCUMENTS)

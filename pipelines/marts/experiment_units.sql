@@ -1,5 +1,6 @@
 -- What an experiment is read out from. An exposure counts once a client says that it was seen; a degraded answer counts for no arm.
 -- Totals are all that a unit bought from its first exposure on. The pre-period is the 28 days before anybody's first exposure.
+-- Who clicks more than three in ten of a dozen items or more is taken for a bot and left out, in every arm alike.
 -- Grain: one experiment, unit and arm. Reads exposures, assignments, outcomes, stg_kept_events.
 WITH placed AS (
     SELECT a.experiment, a.arm, a.unit, e.request_id, e.item_id, e.occurred_at, e.degraded, e.is_seen, e.seconds
@@ -144,3 +145,4 @@ LEFT JOIN followed AS o ON o.experiment = f.experiment AND o.unit = f.unit AND o
 LEFT JOIN totals AS t ON t.experiment = f.experiment AND t.unit = f.unit AND t.arm = f.arm
 LEFT JOIN seen_before AS sb ON sb.experiment = f.experiment AND sb.unit = f.unit AND sb.arm = f.arm
 LEFT JOIN followed_before AS fb ON fb.experiment = f.experiment AND fb.unit = f.unit AND fb.arm = f.arm
+WHERE NOT (f.exposures >= 12 AND COALESCE(o.clicks, 0) > 0.3 * f.exposures)

@@ -204,6 +204,18 @@ def test_the_units_of_an_experiment_with_their_totals_and_their_past(tables: Tab
     )  # ten weeks ago is too long
 
 
+def test_who_clicks_nearly_everything_is_no_unit(tmp_path: Path) -> None:
+    items = [f"i{n}" for n in range(12)]
+    shown = [exposure(f"r-{user}", 0, *items, user_id=user, arm="one") for user in ("ann", "bot")]
+    clicks = [
+        event(f"{user}-{n}", 1 + n / 60, "click", items[n], user_id=user, request_id=f"r-{user}")
+        for user, most in (("ann", 3), ("bot", 4))
+        for n in range(most)
+    ]
+    units = built(tmp_path, shown, [render(f"r-{user}") for user in ("ann", "bot")], clicks)["experiment_units"]
+    assert units["unit"].to_list() == ["user:ann"]
+
+
 def test_an_item_seen_three_times_and_never_touched_is_an_ignored_repeat(tmp_path: Path) -> None:
     shown = [exposure(f"r{n}", n, "tea", "jam") for n in range(5)]
     touched = event("click", 2.5, "click", "jam")
