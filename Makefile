@@ -5,12 +5,18 @@ BIN := $(VENV)/bin
 RECSYS := $(BIN)/recsys
 DATA := data
 VENV_BENCH := .venv-bench
+DOCUMENTS := README.md docs/offpolicy.md
 LIGHTFM := lightfm-next==1.19.0
+# obp declares versions of 2022; these are the ones that its estimators were run with here.
+OBP := obp==0.5.7
+OBP_NEEDS := matplotlib==3.11.2 numpy==2.4.6 pandas==3.1.1 pyyaml==6.0.4 scikit-learn==1.9.1 scipy==1.17.1 seaborn==0.13.2 torch==2.13.0 tqdm==4.70.1
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help run ingest tables doctor train-phase1 train-phase2 train-phase3 evaluate evaluate-phase2 evaluate-phase3 publish rollback serve mlflow \
         test check format lint types browser bench-pipeline bench-stranger bench-cold bench-beauty bench-strangers bench-sequence bench-ablation bench-retailrocket bench-serve bench-fuzz bench-simulator calibrate-simulator docs clean
+# No target of ours is a file, but those of the environments.
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*/\1/p' Makefile)
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +34,11 @@ $(VENV)/installed-dev: $(VENV)/installed
 $(VENV_BENCH)/installed: Makefile # LightFM, a baseline only, in an environment of its own
 	$(PYTHON) -m venv $(VENV_BENCH)
 	$(VENV_BENCH)/bin/python -m pip install --progress-bar on $(LIGHTFM)
+	@touch $@
+
+$(VENV_BENCH)/installed-obp: $(VENV_BENCH)/installed # Open Bandit Pipeline, a witness only
+	$(VENV_BENCH)/bin/python -m pip install --progress-bar on $(OBP_NEEDS)
+	$(VENV_BENCH)/bin/python -m pip install --progress-bar on --no-deps --ignore-requires-python $(OBP)
 	@touch $@
 
 run: $(VENV)/installed ## Everything: data, tables, phase 1, publish, serve
@@ -80,7 +91,12 @@ browser: # Chromium for the browser tests
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium; } || \
 	  echo "Chromium is missing and could not be installed: browser tests will be skipped"
 
-test: $(VENV)/installed-dev browser ## Install what the tests need and run them all
+postgres: # PostgreSQL for the tests of the event log, which start a private one
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq postgresql; } || \
+	  echo "PostgreSQL is missing and could not be installed: its tests will be skipped"
+
+test: $(VENV)/installed-dev browser postgres ## Install what the tests need and run them all
 	$(BIN)/python -m pytest
 
 format: $(VENV)/installed-dev
@@ -90,7 +106,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(RECSYS) docs --check
+	$(RECSYS) docs --check $(DOCUMENTS)
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
@@ -124,6 +140,9 @@ bench-retailrocket: $(VENV)/installed ## The phases on Retailrocket's buyers (ne
 bench-serve: $(VENV)/installed ## /recommend of every phase beside a constant FastAPI route (needs wrk)
 	$(BIN)/python -m benchmarks.serve
 
+bench-events: $(VENV)/installed-dev postgres ## Kill the service 50 times under load, and count events/s, on both databases (needs wrk)
+	$(BIN)/python -m benchmarks.events
+
 bench-fuzz: $(VENV)/installed-dev ## A million random requests under random business rules
 	$(BIN)/python -m benchmarks.fuzz
 
@@ -132,9 +151,16 @@ bench-simulator: $(VENV)/installed ## What there is to gain in the simulator: li
 
 calibrate-simulator: $(VENV)/installed ## Fit the simulator's clicks to the Open Bandit logs (needs ../shared/data)
 	$(BIN)/python -m benchmarks.calibrate_simulator
+bench-experiments: $(VENV)/installed ## The statistics of experiments against known truth (needs ../shared/data)
+	$(BIN)/python -m benchmarks.experiments
+
+bench-offpolicy: $(VENV)/installed $(VENV_BENCH)/installed-obp ## Off-policy estimates beside the truth and obp (needs ../shared/data)
+	$(BIN)/python -m benchmarks.offpolicy
+bench-reasons: $(VENV)/installed ## Does an item's score fall without the event that its reason cites? (needs trained bundles)
+	$(BIN)/python -m benchmarks.reasons
 
 docs: $(VENV)/installed ## Bring the documents' tables up to date with reports/
-	$(RECSYS) docs
+	$(RECSYS) docs $(DOCUMENTS)
 
 clean: ## Remove everything that was built; keeps the event log
 	rm -rf $(VENV) $(VENV_BENCH) $(DATA)/raw $(DATA)/tables $(DATA)/bundles $(DATA)/mlflow build dist *.egg-info

@@ -33,7 +33,19 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "own habits": ("own_",),
     "facts about items": ("item_",),
     "category and brand": ("category_", "above_", "brand_"),
-    "scores and ranks of sources": ("buy_again_", "local_ridge_", "popularity_", "trending_", "new_arrivals_"),
+    "rhythm of categories and brands, and what stood in for an item": tuple(
+        f"{group}_{what}"
+        for group in ("category", "above", "brand")
+        for what in ("gap", "due", "per_trip", "tried", "own_share", "since_own", "expected")
+    ),
+    "scores and ranks of sources": (
+        "buy_again_",
+        "local_ridge_",
+        "session_knn_",
+        "popularity_",
+        "trending_",
+        "new_arrivals_",
+    ),
     "price against the usual": ("price_",),
     "region": ("region_",),
     "the shopper": ("shopper_",),

@@ -2,7 +2,8 @@
 
 `python -m benchmarks.retailrocket`. Retailrocket's buyers (`../shared/data/retailrocket_buyers`): one held-out purchase for each of
 2,174 buyers, whose earlier events with that item were taken out of the log; all items that the buyer has not bought are ranked.
-A tenth of the held-out items stands nowhere in the log: nobody can find those, and they count as missed. Configurations are the defaults: nothing is tuned here.
+A tenth of the held-out items stands nowhere in the log: nobody can find those, and they count as missed. Each phase's configuration is
+what the search of `recsys train` finds on the validation window of the log; all is then fitted on the whole log and asked once.
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ from pipelines.run import build_tables
 from recsys.dataset import Dataset, Histories, load_dataset
 from recsys.evaluation.evaluate import DEPTH, bootstrap_means
 from recsys.evaluation.metrics import K, relevant_ranks
-from recsys.phase1 import Workshop
+from recsys.evaluation.split import split
+from recsys.phase1 import Phase1Config, Workshop
 from recsys.phases import PHASES
 from recsys.ranking import PURCHASE, Model, Query
 from recsys.reports import Cell, Table, interval, write_report
+from recsys.train import choose
 
 DATA: Final = Path("../shared/data/retailrocket_buyers")
 PUBLISHED: Final = (("popularity, quick probe", 0.045, 0.022), ("item-kNN over all events, quick probe", 0.141, 0.085))
 """Recall@20 and NDCG@20 of probes outside this project."""
+SEARCH_SECONDS: Final = 60.0
+"""For each phase, as `recsys train` does unless told otherwise."""
 MAPPING: Final = """
 [shop]
 name = "Retailrocket buyers"
@@ -75,11 +80,26 @@ def score(model: Model, dataset: Dataset, held_out: Mapping[int, int], label: st
     return np.array(found)
 
 
-def measure(dataset: Dataset, held_out: Mapping[int, int]) -> list[list[Cell]]:
-    """Every row of phase 3's table, which has those of the others."""
+def chosen(dataset: Dataset, console: Console) -> dict[int, Phase1Config]:
+    """The configuration of each phase, as `recsys train` finds it."""
+    windows = split(int(dataset.events.second[0]), dataset.until)
+    return {phase: choose(phase, dataset, windows, SEARCH_SECONDS, 0, console, {})[0].config for phase in PHASES}
+
+
+def models(dataset: Dataset, configs: Mapping[int, Phase1Config]) -> dict[str, Model]:
+    """Every row of phase 3's table, the earlier phases as their own searches configured them."""
     workshop = Workshop(dataset, dataset.until, 0)
+    found: dict[str, Model] = PHASES[3].rows(workshop, configs[3])
+    return {**found, **{plan.NAME: plan.home(workshop, configs[phase]) for phase, plan in PHASES.items()}}
+
+
+def measure(dataset: Dataset, held_out: Mapping[int, int], console: Console) -> list[list[Cell]]:
+    """Recall and NDCG of every model."""
+    configs = chosen(dataset, console)
+    for phase, config in configs.items():
+        console.print(f"phase {phase}: {config}")
     rows: list[list[Cell]] = [[name, recall, ndcg] for name, recall, ndcg in PUBLISHED]
-    for name, model in PHASES[3].rows(workshop, PHASES[3].DEFAULT).items():
+    for name, model in models(dataset, configs).items():
         values = score(model, dataset, held_out, name)
         low, high = np.percentile(bootstrap_means(values, 0), [2.5, 97.5], axis=0)
         mean = values.mean(axis=0)
@@ -98,7 +118,7 @@ def main() -> None:
         items = {item: row for row, item in enumerate(dataset.catalogue.item_ids)}
         # An item that the log does not have gets a row that no answer holds.
         held_out = {users[str(user)]: items.get(str(item), dataset.n_items) for user, item in test.iter_rows()}
-        rows = measure(dataset, held_out)
+        rows = measure(dataset, held_out, console)
     table = Table(
         f"Retailrocket, {len(held_out):,} buyers, {dataset.n_items:,} items",
         ["model", f"recall@{K}", f"ndcg@{K}"],

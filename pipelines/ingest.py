@@ -17,10 +17,25 @@ import duckdb
 import orjson
 import polars as pl
 from rich.console import Console
+from sqlalchemy import URL
 
+from pipelines.log_partitions import export_log, partitions
 from pipelines.mapping import Files, Mapping, find_files, read_mapping
-from pipelines.reading import Reader, event_select, exposure_select, item_select, quoted, user_select
+from pipelines.reading import (
+    Reader,
+    arm_select,
+    event_select,
+    exposure_select,
+    item_select,
+    merge_select,
+    quoted,
+    render_select,
+    user_select,
+)
 from recsys.errors import UserError
+from recsys.store.database import exists, opened
+from recsys.store.migrate import upgrade
+from recsys.store.old_log import import_log, old_logs
 from recsys.tables import CATALOGUE_LOG, RAW_CHANGES
 
 SHIPPED: Final = Path(__file__).parent / "sources"
@@ -92,7 +107,7 @@ def ingest(mapping_path: Path | None, data_dir: Path, console: Console) -> Inges
             stale.unlink()
     catalogue = mapping.catalogue
     state = {
-        "shop": mapping.shop.model_dump(),
+        "shop": mapping.shop.model_dump(by_alias=True),
         "complete_catalogue": catalogue is not None and catalogue.complete,
         "sources": {name: {"key": key[name], "rows": count} for name, count in rows.items()},
     }
@@ -109,17 +124,39 @@ def read_state(data_dir: Path) -> dict[str, Any] | None:
     return state
 
 
-def ingest_log(data_dir: Path, console: Console) -> None:
-    """Take in the service's own event log, if there is one."""
-    logs = sorted(log for log in (data_dir / "log").glob("*.jsonl") if log.stat().st_size)
-    raw = data_dir / "raw"
-    if not logs:
+def ingest_log(url: URL, data_dir: Path, console: Console) -> None:
+    """Take in what the database has of events, exposures and logins, if anything; logs of older versions first.
+
+    Raises:
+        UserError: the database cannot be used.
+    """
+    if not exists(url) and not old_logs(data_dir):
         return
+    log, raw = data_dir / "log", data_dir / "raw"
+    with opened(url) as engine:
+        upgrade(engine)
+        if old_logs(data_dir):
+            old = import_log(engine, data_dir)
+            console.print(
+                f"old log: {old.events:,} events and {old.exposures:,} exposures taken into the database, "
+                f"{old.known:,} known already, {old.unreadable:,} unreadable lines"
+            )
+        added = export_log(engine, log)
     raw.mkdir(parents=True, exist_ok=True)
     source = read_mapping(LOG_MAPPING).events[0]
-    events = _write(source, logs, partial(event_select, source=source), raw / "event_log.events.parquet")
-    shown = _write(source, logs, exposure_select, raw / "event_log.exposures.parquet")
-    console.print(f"event log: {events:,} events and {shown:,} exposures in {len(logs)} files")
+    rows = {}
+    for kind, of, select in (
+        ("events", "events", partial(event_select, source=source)),
+        ("exposures", "exposures", exposure_select),
+        ("arms", "exposures", arm_select),
+        ("renders", "renders", render_select),
+        ("merges", "merges", merge_select),
+    ):
+        if files := partitions(log, of):
+            rows[kind] = _write(source, files, select, raw / f"event_log.{kind}.parquet")
+    if rows:
+        told = ", ".join(f"{count:,} {kind} ({added[kind]:,} new)" for kind, count in rows.items() if kind in added)
+        console.print(f"event log: {told}")
 
 
 def ingest_catalogue_log(data_dir: Path, console: Console) -> None:

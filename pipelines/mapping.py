@@ -132,6 +132,17 @@ class UserSource(Files):
     attributes: tuple[str, ...] = ()
 
 
+class Attribution(_Strict):
+    """For how many seconds after it was seen in an answer what is done with an item follows from there."""
+
+    click: int = Field(default=3_600, gt=0)
+    cart: int = Field(default=86_400, gt=0)
+    purchase: int = Field(default=7 * 86_400, gt=0)
+    hide: int = Field(default=3_600, gt=0)
+    """A shopper does not want to see an item again."""
+    returned: int = Field(default=30 * 86_400, gt=0, alias="return")
+
+
 class Shop(_Strict):
     """The shop itself."""
 
@@ -139,6 +150,7 @@ class Shop(_Strict):
     currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
     max_rejected_share: float = Field(default=0.2, ge=0, le=1)
     """Above this share of unusable lines, `recsys tables` stops."""
+    attribution: Attribution = Attribution()
     package: str | None = None
     """An installed Python package whose folder the files are in."""
 

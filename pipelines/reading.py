@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -197,10 +197,7 @@ def event_select(reader: Reader, source: EventSource) -> str:
         "region": _without_point_zero(reader.column(columns.region)),
         "line": "CASE WHEN NOT json_valid(line) THEN line END" if source.format == "jsonl" else "CAST(NULL AS VARCHAR)",
     }
-    lines_of_kind = ""
-    if source.format == "jsonl" and source.source == "event_log":
-        lines_of_kind = " WHERE NOT json_valid(line) OR json_extract_string(line, '$.kind') = 'event'"
-    return _select(expressions, RAW_EVENTS, reader.relation) + lines_of_kind
+    return _select(expressions, RAW_EVENTS, reader.relation)
 
 
 def _event_type(reader: Reader, source: EventSource) -> str:
@@ -265,22 +262,39 @@ def user_select(reader: Reader, source: UserSource) -> str:
 
 def exposure_select(reader: Reader) -> str:
     """SELECT of the log's exposures as `RAW_EXPOSURES`, one row for each item shown."""
-    text: Callable[[str], str] = reader.column
     return f"""
-        WITH answers AS (
-            SELECT {text("request_id")} AS request_id, {reader.time("occurred_at")} AS occurred_at,
-                {text("user_id")} AS user_id, {text("session_id")} AS session_id, {text("surface")} AS surface,
-                {text("served_by")} AS served_by, {text("model_version")} AS model_version,
-                TRY_CAST({text("degraded")} AS BOOLEAN) AS degraded,
-                CAST(json_extract(line, '$.items') AS JSON[]) AS items
+        WITH shown AS (
+            SELECT * EXCLUDE (items), UNNEST(CAST(CAST(items AS JSON) AS JSON[])) AS item,
+                UNNEST(RANGE(1, CAST(json_array_length(items) AS BIGINT) + 1)) AS position
             FROM {reader.relation}
-            WHERE json_valid(line) AND json_extract_string(line, '$.kind') = 'exposure'
-        ), shown AS (
-            SELECT * EXCLUDE (items), UNNEST(items) AS item, GENERATE_SUBSCRIPTS(items, 1) AS position FROM answers
         )
         SELECT request_id, json_extract_string(item, '$[0]') AS item_id, CAST(position AS INTEGER) AS position, occurred_at,
-            user_id, session_id, surface, json_extract_string(item, '$[1]') AS source, served_by, model_version, degraded
+            user_id, session_id, surface, json_extract_string(item, '$[1]') AS source, served_by, model_version, degraded,
+            CAST(phase AS INTEGER) AS phase, page_id, seconds, CAST(json_extract(item, '$[2]') AS DOUBLE) AS propensity
         FROM shown"""
+
+
+def render_select(reader: Reader) -> str:
+    """SELECT of the log's renders as `RAW_RENDERS`, one row for each item, or for all of an answer's."""
+    return f"""
+        SELECT request_id, rendered_at, json_extract_string(item, '$') AS item_id
+        FROM (
+            SELECT *, UNNEST(COALESCE(CAST(CAST(items AS JSON) AS JSON[]), [NULL])) AS item FROM {reader.relation}
+        )"""
+
+
+def arm_select(reader: Reader) -> str:
+    """SELECT of the log's exposures as `RAW_ARMS`, one row for each experiment that an answer was part of."""
+    return f"""
+        SELECT request_id, experiment,
+            json_extract_string(arms, '$."' || experiment || '"[0]') AS arm,
+            json_extract_string(arms, '$."' || experiment || '"[1]') AS unit
+        FROM (SELECT request_id, arms, UNNEST(json_keys(arms)) AS experiment FROM {reader.relation})"""
+
+
+def merge_select(reader: Reader) -> str:
+    """SELECT of the log's merges as `RAW_MERGES`."""
+    return f"SELECT number, session_id, user_id, since FROM {reader.relation}"
 
 
 def _select(expressions: dict[str, str], table: Table, relation: str) -> str:

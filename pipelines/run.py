@@ -17,13 +17,22 @@ from rich.console import Console
 
 from pipelines.check import check_table
 from pipelines.ingest import connect, read_catalogue_bytes, read_state
+from pipelines.mapping import Attribution
 from pipelines.reading import quoted
 from recsys.errors import UserError
 from recsys.events import EVENT_WEIGHT
 from recsys.tables import RAW_TABLES, TABLES
 
 HERE: Final = Path(__file__).parent
-STAGING: Final = ("stg_events", "stg_unique_events", "stg_returns", "stg_kept_events", "stg_sessions", "stg_items")
+STAGING: Final = (
+    "stg_logins",
+    "stg_events",
+    "stg_unique_events",
+    "stg_returns",
+    "stg_kept_events",
+    "stg_sessions",
+    "stg_items",
+)
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """An event may be this far ahead of the run that reads it."""
 
@@ -49,6 +58,8 @@ class Summary:
     """Purchases that came back whole."""
     quarantined: dict[str, int]
     """Lines by reason."""
+    outcomes: dict[str, int]
+    """Events credited to an answer; those that name one which came more than five minutes later, and those whose answer is unknown."""
     since: int
     """Unix second of the first interaction, 0 without any."""
     until: int
@@ -145,8 +156,12 @@ def _open_inputs(
     )
     weights = ", ".join(f"('{event_type}', {weight})" for event_type, weight in EVENT_WEIGHT.items())
     connection.execute(f"CREATE TABLE event_weights AS SELECT * FROM (VALUES {weights}) AS w(event_type, weight)")
-    # The one function that engines spell differently; another engine registers its own.
+    attribution = Attribution(**state["shop"].get("attribution", {})).model_dump(by_alias=True)
+    windows = ", ".join(f"('{event_type}', {seconds})" for event_type, seconds in attribution.items())
+    connection.execute(f"CREATE TABLE attribution AS SELECT * FROM (VALUES {windows}) AS a(event_type, seconds)")
+    # The functions that engines spell differently; another engine registers its own.
     connection.execute("CREATE MACRO days_between(a, b) AS DATE_DIFF('day', CAST(a AS DATE), CAST(b AS DATE))")
+    connection.execute("CREATE MACRO seconds_between(a, b) AS DATE_DIFF('second', a, b)")
 
 
 def _stage(connection: duckdb.DuckDBPyConnection, draft: Path, console: Console) -> None:
@@ -243,8 +258,21 @@ def _summary(
         until=int(row[1]) + 1,
         catalogue_bytes=catalogue_bytes,
         log_until=float(row[2]),
+        outcomes=_count_outcomes(connection),
         **counts,
     )
+
+
+def _count_outcomes(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """See `Summary.outcomes`."""
+    credited, early, unmatched = connection.execute(
+        "WITH answers AS (SELECT request_id, MIN(occurred_at) AS at FROM exposures GROUP BY request_id) SELECT "
+        "(SELECT COUNT(*) FROM outcomes), "
+        "COUNT(*) FILTER (WHERE seconds_between(answers.at, e.occurred_at) < -300), "
+        "COUNT(*) FILTER (WHERE answers.request_id IS NULL) "
+        "FROM stg_unique_events AS e LEFT JOIN answers ON answers.request_id = e.request_id WHERE e.request_id IS NOT NULL"
+    ).fetchone() or (0, 0, 0)
+    return {"credited": credited, "early": early, "unmatched": unmatched}
 
 
 def _replace(draft: Path, tables: Path) -> None:
@@ -263,5 +291,11 @@ def _print(summary: Summary, console: Console) -> None:
         f"{summary.returns:,} returns ({summary.returned:,} purchases came back whole), "
         f"{sum(summary.quarantined.values()):,} quarantined"
     )
+    if any(summary.outcomes.values()):
+        told = summary.outcomes
+        console.print(
+            f"{told['credited']:,} outcomes of answers; {told['early']:,} events happened before the answer that they name, "
+            f"{told['unmatched']:,} name an unknown one"
+        )
     for reason, count in summary.quarantined.items():
         console.print(f"  quarantined, {reason}: {count:,}")

@@ -23,7 +23,7 @@ from recsys.ids import BytesColumn, HashIndex
 from recsys.models.content import ContentModel
 from recsys.ranking import EMPTY_HISTORY, NO_ITEM, History, ItemArray, Mask, Model, ModelState, Query
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 """Of the directory; raised by one when an older service could not read a newer bundle."""
 
 Arrays = dict[str, NDArray[Any]]

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.calibration import Calibrated
 from recsys.models.als import ALSModel
 from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
@@ -51,25 +52,30 @@ class Blend:
 
     def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
         """See `Model`."""
-        depth = max(k, self.depth)
-        parts = [part for part in zip(self.models, self.weights, strict=True) if part[1] > 0]
-        answers = _ask([part for part in parts if not isinstance(part[0], ContentModel)], query, depth, eligible)
-        entries = _sum(answers)
-        certain = entries.last_of(depth)
-        costly = [part for part in parts if isinstance(part[0], ContentModel) and part[1] >= certain]
-        more = _ask(costly, query, depth, eligible)
-        if more:
-            answers = answers + more
-            entries = _sum(answers)
+        shares, entries = self._asked(query, max(k, self.depth), eligible)
         best = top_k(entries.items, entries.totals, k)
         if len(best) == 0:
             return EMPTY_RANKING
         leading = entries.leading[best]
-        sources = tuple(chain.from_iterable(answer.sources for answer, _ in answers))
-        because = np.concatenate([answer.because for answer, _ in answers])[leading]
+        sources = tuple(chain.from_iterable(share.answer.sources for share in shares))
+        because = np.concatenate([share.answer.because for share in shares])[leading]
         return Ranking(
             entries.items[best], entries.totals[best], tuple(map(sources.__getitem__, leading.tolist())), because
         )
+
+    def shares(self, query: Query, k: int, eligible: Mask) -> list[Share]:
+        """What the blend that `recommend` answers with is made of."""
+        return self._asked(query, max(k, self.depth), eligible)[0]
+
+    def _asked(self, query: Query, depth: int, eligible: Mask) -> tuple[list[Share], _Entries]:
+        """What the models say that can enter, and the sum of it."""
+        parts = [part for part in zip(self.models, self.weights, strict=True) if part[1] > 0]
+        shares = _ask([part for part in parts if not isinstance(part[0], ContentModel)], query, depth, eligible)
+        entries = _sum(shares)
+        certain = entries.last_of(depth)
+        costly = [part for part in parts if isinstance(part[0], ContentModel) and part[1] >= certain]
+        more = _ask(costly, query, depth, eligible)
+        return (shares + more, _sum(shares + more)) if more else (shares, entries)
 
     def state(self) -> ModelState:
         """See `Model`."""
@@ -79,6 +85,21 @@ class Blend:
     def from_state(cls, state: ModelState) -> Self:
         """See `Model`."""
         return cls(state.parts, tuple(state.params["weights"]), state.params["depth"], state.params["name"])
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one model adds to a blend."""
+
+    model: Model
+    weight: float
+    answer: Ranking
+
+    @property
+    def factor(self) -> np.float32:
+        """What its scores are multiplied by: the weight over its best score; 0 where that is not positive."""
+        best = self.answer.scores[0]
+        return np.float32(self.weight) / best if best > 0 else np.float32(0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +120,19 @@ class _Entries:
         return float(np.partition(self.totals, -depth)[-depth])
 
 
-def _ask(parts: Iterable[tuple[Model, float]], query: Query, depth: int, eligible: Mask) -> list[tuple[Ranking, float]]:
+def _ask(parts: Iterable[tuple[Model, float]], query: Query, depth: int, eligible: Mask) -> list[Share]:
     """What the models say that say anything, each with its weight."""
-    answers = [(model.recommend(query, depth, eligible), weight) for model, weight in parts]
-    return [(answer, weight) for answer, weight in answers if len(answer)]
+    shares = (Share(model, weight, model.recommend(query, depth, eligible)) for model, weight in parts)
+    return [share for share in shares if len(share.answer)]
 
 
-def _sum(answers: Sequence[tuple[Ranking, float]]) -> _Entries:
+def _sum(shares: Sequence[Share]) -> _Entries:
     """The items of all answers, each with the weighted sum of its normalised scores."""
-    if not answers:
+    if not shares:
         nothing = EMPTY_RANKING
         return _Entries(nothing.items, nothing.scores, np.empty(0, dtype=np.intp))
-    items = np.concatenate([answer.items for answer, _ in answers])
-    scores = np.concatenate([_normalised(answer.scores) * np.float32(weight) for answer, weight in answers])
+    items = np.concatenate([share.answer.items for share in shares])
+    scores = np.concatenate([_normalised(share.answer.scores) * np.float32(share.weight) for share in shares])
     # Entries of one item side by side, the largest first.
     order = np.lexsort((-scores, items))
     items, scores = items[order], scores[order]
@@ -144,12 +165,15 @@ class Shrinkage:
 
     def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
         """See `Model`."""
+        return self.drawn(query).recommend(query, k, eligible)
+
+    def drawn(self, query: Query) -> Model:
+        """What answers this query: the model, or a blend of it and the prior."""
         known = len(np.unique(query.history.items))
         share = known**2 / (known**2 + self.items**2) if known else 0.0
         if share > SURE:
-            return self.model.recommend(query, k, eligible)
-        weights = (share, 1.0 - share)
-        return Blend((self.model, self.prior), weights, self.depth, self.name).recommend(query, k, eligible)
+            return self.model
+        return Blend((self.model, self.prior), (share, 1.0 - share), self.depth, self.name)
 
     def state(self) -> ModelState:
         """See `Model`."""
@@ -167,7 +191,7 @@ class Shrinkage:
 class Confident:
     """What a model is sure enough of, and nothing else: in a `Fallback` the simple answer keeps the other places.
 
-    A model that claims no chances is never sure.
+    A model that claims no chances is never sure. What remains is marked as `enhanced`.
     """
 
     kind: ClassVar[str] = "confident"
@@ -185,7 +209,8 @@ class Confident:
         ranking = self.model.recommend(query, k, eligible)
         if ranking.chances is None:
             return EMPTY_RANKING
-        return ranking.take(np.flatnonzero(ranking.chances >= self.threshold))
+        sure = ranking.take(np.flatnonzero(ranking.chances >= self.threshold))
+        return replace(sure, enhanced=np.ones(len(sure), dtype=np.bool_))
 
     def state(self) -> ModelState:
         """See `Model`."""
@@ -247,6 +272,7 @@ MODELS: Final[dict[str, type[Model]]] = {
     for model in (
         ALSModel,
         Blend,
+        Calibrated,
         CategoryPopularityModel,
         Confident,
         ContentModel,

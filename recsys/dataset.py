@@ -201,6 +201,18 @@ def target_event(dataset: Dataset) -> int:
     return int(present.max()) if len(present) else EVENT_CODE[EventType.PURCHASE]
 
 
+def clicked_event(dataset: Dataset) -> int:
+    """Code of what says that an item was opened: a click where the data has any, else a view.
+
+    Raises:
+        UserError: it has neither.
+    """
+    for event_type in (EventType.CLICK, EventType.VIEW):
+        if (dataset.events.event_type == EVENT_CODE[event_type]).any():
+            return EVENT_CODE[event_type]
+    raise UserError("the data has neither clicks nor views: choose another --objective than clicks")
+
+
 class Histories:
     """The history of every shopper at one moment, looked up in constant time."""
 

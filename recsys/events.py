@@ -38,6 +38,16 @@ WEIGHT_OF_CODE: Final[NDArray[np.float32]] = np.array([EVENT_WEIGHT[t] for t in 
 """`(4,)` float32: `EVENT_WEIGHT` indexed by event code."""
 
 
+HIDE: Final = "hide"
+"""A shopper does not want to see an item."""
+RETURN: Final = "return"
+"""A purchase came back."""
+RENDER: Final = "render"
+"""An answer was really shown."""
+NO_INTEREST: Final = (HIDE, RETURN)
+"""What shoppers do with items that is no evidence of interest: kept in the log, in no history and no weight."""
+
+
 class Surface(StrEnum):
     """A place on a page where recommendations are shown."""
 

@@ -1,8 +1,8 @@
 """Phase 1: what collaborative filtering is here, what it is compared with, and what the search may change.
 
-Home blends what the shopper buys again with what shoppers like them buy, and a little popularity. iALS and session
-neighbours added nothing to it on validation (and iALS would cost a product with every item on the hot path), so they stay
-single models in the tables. The other surfaces need no search.
+Home blends what the shopper buys again with what shoppers like them buy, a little popularity and, where the search finds that it
+pays, what sessions like this one went on to. iALS added nothing on validation and would cost a product with every item on the hot
+path, so it stays a single model in the tables. The other surfaces need no search.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Phase1Config:
     """See `LocalRidgeRecommender`; phase 1 knows no content."""
     popularity_half_life_days: float = 10.0
     popularity_weight: float = 0.02
+    session_weight: float = 0.0
+    """Of session neighbours; 0 leaves them out. They pay where shoppers look around more than they buy again."""
     depth: int = 100
 
 
@@ -75,6 +77,7 @@ def suggest(trial: optuna.Trial) -> Phase1Config:
         ridge_weight=trial.suggest_float("ridge_weight", 0.02, 10.0, log=True),
         popularity_half_life_days=trial.suggest_categorical("popularity_half_life_days", [5.0, 10.0, 20.0]),
         popularity_weight=trial.suggest_float("popularity_weight", 0.005, 10.0, log=True),
+        session_weight=trial.suggest_categorical("session_weight", [0.0, 0.1, 1.0, 10.0]),
     )
 
 
@@ -138,11 +141,14 @@ class Workshop:
 
     def parts(self, config: Phase1Config) -> list[tuple[Model, float]]:
         """The blend's models and their weights."""
-        return [
+        found = [
             (self.fit(FrequencyRecommender(config.frequency_half_life_days)), 1.0),
             (self._ridge(config), config.ridge_weight),
             (self.fit(PopularityRecommender(config.popularity_half_life_days)), config.popularity_weight),
         ]
+        if config.session_weight > 0:
+            found.append((self.fit(SessionKNNRecommender()), config.session_weight))
+        return found
 
 
 def home(workshop: Workshop, config: Phase1Config) -> Model:
@@ -155,6 +161,9 @@ def blend(parts: Sequence[tuple[Model, float]], config: Phase1Config, name: str)
     """The weighted sum of `parts`."""
     models, weights = zip(*parts, strict=True)
     return Blend(models, weights, config.depth, name)
+
+
+searched = home
 
 
 def rows(workshop: Workshop, config: Phase1Config) -> dict[str, Model]:

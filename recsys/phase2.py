@@ -41,7 +41,7 @@ STRANGER_POWER: Final = 0.5
 CANDIDATES: Final = 200
 """Content scores so many items, the most promising ones. More cost time; in a trial on validation, which no command repeats, they ranked new arrivals worse."""
 
-__all__ = ["DEFAULT", "NAME", "Phase2Config", "Workshop", "baselines", "build_surfaces", "home", "rows"]
+__all__ = ["DEFAULT", "NAME", "Phase2Config", "Workshop", "baselines", "build_surfaces", "home", "rows", "searched"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Phase2Config(Phase1Config):
     stranger_segment_weight: float = 0.2
     """Exponent of the lifts of a stranger's segments."""
     prior_items: float = 5.0
-    """After so many items the shopper's own taste counts as much as what a stranger would be told."""
+    """After so many items the shopper's own taste counts as much as what a stranger would be told; at 0 one item is enough to forget it."""
 
 
 DEFAULT: Final = Phase2Config()
@@ -66,7 +66,7 @@ DEFAULT: Final = Phase2Config()
 
 def default_params() -> dict[str, Any]:
     """`DEFAULT` as the first trial of a search."""
-    searched = ("content_weight", "kin_weight", "region_weight", "ridge_content_weight")
+    searched = ("content_weight", "kin_weight", "region_weight", "ridge_content_weight", "prior_items")
     return {**phase1.default_params(), **{name: getattr(DEFAULT, name) for name in searched}}
 
 
@@ -80,6 +80,7 @@ def suggest(trial: optuna.Trial) -> Phase2Config:
         content_weight=trial.suggest_float("content_weight", 0.002, 0.5, log=True),
         kin_weight=trial.suggest_categorical("kin_weight", [0.0, 0.1]),
         region_weight=trial.suggest_float("region_weight", 0.02, 0.3),
+        prior_items=trial.suggest_categorical("prior_items", [0.0, 1.0, 5.0]),
     )
 
 
@@ -101,6 +102,9 @@ def home(workshop: Workshop, config: Phase2Config) -> Model:
     prior = stranger(workshop, config)
     shrunk = Shrinkage(nearby, prior, config.prior_items, config.depth, NAME)
     return Fallback((shrunk, prior, popularity), NAME)
+
+
+searched = home
 
 
 def known(workshop: Workshop, config: Phase2Config) -> Blend:

@@ -7,7 +7,7 @@ The other surfaces are those of phase 2. Home and similar items are then spread 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import optuna
@@ -21,30 +21,55 @@ from recsys.models.fit.frequency import FrequencyRecommender
 from recsys.models.fit.item_item import LocalRidgeRecommender
 from recsys.models.fit.popularity import NewArrivalsRecommender, PopularityRecommender, TrendingRecommender
 from recsys.models.fit.ranker import RankerRecommender, SourcePlan
+from recsys.models.fit.session_knn import SessionKNNRecommender
 from recsys.models.ranker import RankerModel
 from recsys.phase1 import Surfaces, Workshop, baselines
-from recsys.phase2 import Phase2Config, objective
+from recsys.phase2 import Phase2Config, objective, searched
 from recsys.ranking import Model
 
 NAME: Final = "phase3"
 PLAIN: Final = "phase3_undiversified"
 """The row of the tables that shows what diversity costs."""
 
-__all__ = ["DEFAULT", "NAME", "Phase3Config", "Workshop", "baselines", "build_surfaces", "home", "objective", "rows"]
+OBJECTIVES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "purchases": {"value_weight": 0.0},
+    "balanced": {"value_weight": 0.5},
+    "revenue": {"value_weight": 1.0},
+    "clicks": {"value_weight": 0.0, "clicks": True},
+}
+"""What a shop may want of home, and what that makes of the configuration. The tables hold no margins, so there is none of that."""
+
+__all__ = [
+    "DEFAULT",
+    "NAME",
+    "Phase3Config",
+    "Workshop",
+    "baselines",
+    "build_surfaces",
+    "home",
+    "objective",
+    "rows",
+    "searched",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Phase3Config(Phase2Config):
     """Phase 2's, and the ranker's."""
 
-    threshold: float = 0.01
+    threshold: float = 0.0
     """A chance of a purchase below which the ranker leaves a place to phase 2."""
     value_weight: float = 0.0
     """What home is ranked by: 0 purchases, 1 expected revenue; see `RankerModel`. Not searched: it is the shop's choice."""
-    home_diversity: float = 0.05
+    home_diversity: float = 0.02
     """Strength of `Diverse` on home; 0 leaves it out. Not searched either: accuracy alone would always choose 0."""
     similar_diversity: float = 0.03
     """The same on the page of an item, where likeness is what is asked for."""
+    clicks: bool = False
+    """Whether the ranker's chances are those of a click instead of a purchase; see `RankerRecommender`."""
+    wrong_cost: float = 0.0
+    """What an item costs that only the ranker shows and that is not bought, in purchases of a usual item. At 0 only sales count; more
+    makes the threshold that `recsys.tradeoffs` chooses higher, for a shop whose visitors are put off by wrong guesses."""
 
 
 DEFAULT: Final = Phase3Config()
@@ -52,24 +77,27 @@ DEFAULT: Final = Phase3Config()
 
 def default_params() -> dict[str, Any]:
     """`DEFAULT` as the first trial of a search."""
-    return {"threshold": DEFAULT.threshold}
+    return phase2.default_params()
 
 
 def suggest(trial: optuna.Trial) -> Phase3Config:
-    """The search space: how sure the ranker must be. What else there is the ranker has learnt."""
-    return Phase3Config(threshold=trial.suggest_float("threshold", 0.0, 0.2))
+    """Phase 2's search space: what stands where the ranker is not sure enough. How sure that is is read off a curve
+    (`recsys.tradeoffs`), and what else there is the ranker has learnt."""
+    return Phase3Config(**asdict(phase2.suggest(trial)))
 
 
-def ranker() -> RankerRecommender:
+def ranker(*, clicks: bool = False) -> RankerRecommender:
     """The ranker with its sources, none of which needs a search: the ranker weighs them."""
     return RankerRecommender(
         sources=(
             SourcePlan(FrequencyRecommender(DEFAULT.frequency_half_life_days), depth=120, reads=120),
             SourcePlan(LocalRidgeRecommender(half_life_days=DEFAULT.ridge_half_life_days), depth=150, reads=2_000),
+            SourcePlan(SessionKNNRecommender(), depth=50, reads=200),
             SourcePlan(PopularityRecommender(), depth=50, reads=50),
             SourcePlan(TrendingRecommender(), depth=20, reads=20),
             SourcePlan(NewArrivalsRecommender(), depth=20, reads=20),
-        )
+        ),
+        clicks=clicks,
     )
 
 
@@ -94,7 +122,7 @@ def undiversified(workshop: Workshop, config: Phase3Config) -> Model:
 
 def ranked(workshop: Workshop, config: Phase3Config) -> RankerModel:
     """The ranker alone."""
-    model = workshop.fit(ranker())
+    model = workshop.fit(ranker(clicks=config.clicks))
     assert isinstance(model, RankerModel)
     return replace(model, value_weight=config.value_weight)
 

@@ -1,4 +1,4 @@
-"""Which bundle is live: one small pointer file, and an append-only ledger of every time it moved."""
+"""Which bundle is live: one small pointer file, a gate before it moves, and an append-only ledger of every time it did."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 
 import orjson
 
-from recsys.bundle import BundleError, load_bundle, smoke_test
+from recsys.bundle import BundleError, load_bundle, read_manifest, smoke_test
+from recsys.experiments import gate
+from recsys.experiments.gate import Decision, Evidence, GateError, Tolerances
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +22,15 @@ class LedgerEntry:
 
     at: str
     action: str
-    """publish or rollback"""
+    """publish, rollback, or beside: it serves arms of experiments, and the pointer has not moved."""
     version: str
     previous: str | None
     by: str
     reason: str
+    forced: str | None = None
+    """Why it was published although the gate refused it."""
+    gate: tuple[str, ...] = ()
+    """What the gate said, refusals first; nothing of a rollback, which has no gate."""
 
 
 def live_version(bundles: Path) -> str | None:
@@ -43,7 +49,8 @@ def read_ledger(bundles: Path) -> list[LedgerEntry]:
     ledger = bundles / "ledger.jsonl"
     if not ledger.exists():
         return []
-    return [LedgerEntry(**orjson.loads(line)) for line in ledger.read_bytes().splitlines()]
+    entries = [orjson.loads(line) for line in ledger.read_bytes().splitlines()]
+    return [LedgerEntry(**{**entry, "gate": tuple(entry.get("gate", ()))}) for entry in entries]
 
 
 def served_phases(bundles: Path) -> dict[int, str]:
@@ -61,7 +68,7 @@ def served_phases(bundles: Path) -> dict[int, str]:
             for phase, stack in stacks.items()
         }
         stacks.setdefault(_phase(entry.version), []).append(entry.version)
-        before = entry.action
+        before = before if entry.action == "beside" else entry.action
     return {phase: stack[-1] for phase, stack in stacks.items() if stack}
 
 
@@ -71,11 +78,41 @@ def _phase(version: str) -> int:
     return int(found[1]) if found else 0
 
 
-def publish(bundles: Path, version: str | None = None, *, reason: str = "") -> str:
-    """Verify and smoke-test a bundle (the newest, unless named), then make it the live one.
+def review(
+    bundles: Path, version: str, *, evidence: Evidence | None = None, tolerances: Tolerances = gate.DEFAULT
+) -> Decision:
+    """What the gate says of a bundle that would take the place of the live one.
+
+    Raises:
+        GateError: see `recsys.experiments.gate.decide`.
+    """
+    live = live_version(bundles)
+    champion, notes = None, tuple[str, ...]()
+    if live is not None:
+        try:
+            champion = read_manifest(bundles / live)
+        except BundleError as error:  # what is damaged must be replaceable
+            notes = (f"the live bundle cannot be read: {error}",)
+    decision = gate.decide(read_manifest(bundles / version), champion, evidence, tolerances=tolerances)
+    return Decision(decision.refusals, notes or decision.notes)
+
+
+def publish(
+    bundles: Path,
+    version: str | None = None,
+    *,
+    reason: str = "",
+    force: str | None = None,
+    evidence: Evidence | None = None,
+    tolerances: Tolerances = gate.DEFAULT,
+) -> str:
+    """Verify and smoke-test a bundle (the newest, unless named), then make it the live one, if the gate lets it pass.
+
+    `force` is why it should go live although the gate refuses it; the ledger keeps it.
 
     Raises:
         BundleError: there is no such bundle, it is damaged, or it fails the smoke test; the pointer has not moved.
+        GateError: it is worse than the live one, and `force` does not say why it should be published all the same.
     """
     versions = bundle_versions(bundles)
     if version is None:
@@ -84,18 +121,41 @@ def publish(bundles: Path, version: str | None = None, *, reason: str = "") -> s
         version = versions[-1]
     if version not in versions:
         raise BundleError(f"no bundle {version!r}; there are: {', '.join(versions) or 'none'}")
-    _move(bundles, version, "publish", reason)
+    if force is not None and not force.strip():
+        raise GateError("what is forced needs a reason, which the ledger keeps")
+    decision = review(bundles, version, evidence=evidence, tolerances=tolerances)
+    if not decision.allowed and force is None:
+        raise GateError(
+            f"{version} is worse than the live {live_version(bundles)}:\n"
+            + "\n".join(f"  {refusal}" for refusal in decision.refusals)
+            + f"\nto publish it all the same: recsys publish {version} --force REASON"
+        )
+    _move(bundles, version, "publish", reason, None if decision.allowed else force, decision.refusals + decision.notes)
+    return version
+
+
+def publish_beside(bundles: Path, version: str, *, reason: str = "") -> str:
+    """Let a bundle serve the arms of experiments that name its phase, and leave live what is. No gate: nobody else meets it.
+
+    Raises:
+        BundleError: there is no such bundle, it is damaged, or it fails the smoke test.
+    """
+    if version not in bundle_versions(bundles):
+        raise BundleError(f"no bundle {version!r}; there are: {', '.join(bundle_versions(bundles)) or 'none'}")
+    smoke_test(load_bundle(bundles / version))
+    _record(bundles, "beside", version, reason)
     return version
 
 
 def rollback(bundles: Path, *, reason: str = "") -> str:
-    """Make the bundle live that was so before the present one; a second rollback undoes the first.
+    """Make the bundle live that was so before the present one; a second rollback undoes the first. No gate: it must always work.
 
     Raises:
         BundleError: none was live before, or it is gone or damaged; the pointer has not moved.
     """
     current = live_version(bundles)
-    earlier = [entry.version for entry in read_ledger(bundles) if entry.version != current]
+    moves = (entry for entry in read_ledger(bundles) if entry.action != "beside")
+    earlier = [entry.version for entry in moves if entry.version != current]
     if current is None or not earlier:
         raise BundleError("no other bundle has been live: there is nothing to roll back to")
     _move(bundles, earlier[-1], "rollback", reason)
@@ -109,8 +169,20 @@ def _who() -> str:
         return f"uid {os.getuid()}"
 
 
-def _move(bundles: Path, version: str, action: str, reason: str) -> None:
+def _move(
+    bundles: Path, version: str, action: str, reason: str, forced: str | None = None, said: tuple[str, ...] = ()
+) -> None:
     smoke_test(load_bundle(bundles / version))
+    draft = bundles / f".live-{os.getpid()}"
+    draft.write_text(version + "\n")
+    # The ledger first: a pointer without its entry would be a change that nobody can explain.
+    _record(bundles, action, version, reason, forced, said)
+    draft.replace(bundles / "live")
+
+
+def _record(
+    bundles: Path, action: str, version: str, reason: str, forced: str | None = None, said: tuple[str, ...] = ()
+) -> None:
     entry = LedgerEntry(
         at=datetime.now(UTC).isoformat(timespec="seconds"),
         action=action,
@@ -118,12 +190,10 @@ def _move(bundles: Path, version: str, action: str, reason: str) -> None:
         previous=live_version(bundles),
         by=_who(),
         reason=reason,
+        forced=forced,
+        gate=said,
     )
-    draft = bundles / f".live-{os.getpid()}"
-    draft.write_text(version + "\n")
-    # The ledger first: a pointer without its entry would be a change that nobody can explain.
     with (bundles / "ledger.jsonl").open("ab") as ledger:
         ledger.write(orjson.dumps(asdict(entry)) + b"\n")
         ledger.flush()
         os.fsync(ledger.fileno())
-    draft.replace(bundles / "live")

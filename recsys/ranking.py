@@ -49,6 +49,11 @@ class History:
         keep = self.event_types == code
         return History(self.items[keep], self.event_types[keep], self.age_days[keep])
 
+    def without(self, items: ItemArray | int) -> History:
+        """The events of other items."""
+        keep = ~np.isin(self.items, items)
+        return History(self.items[keep], self.event_types[keep], self.age_days[keep])
+
 
 EMPTY_HISTORY = History(_EMPTY_ITEMS, np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.float32))
 
@@ -89,6 +94,8 @@ class Ranking:
     """`(n,)` int32: the item (of the history, cart or page) that speaks most for it, or `NO_ITEM`."""
     chances: ScoreArray | None = None
     """`(n,)` float32: the calibrated probability that the shopper buys it, NaN where none is claimed; None for none at all."""
+    enhanced: Mask | None = None
+    """`(n,)` bool: the places that a model took from a simpler answer since it was sure enough; None for none at all."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -101,24 +108,30 @@ class Ranking:
         """The items at `places`, in that order."""
         sources = tuple(map(self.sources.__getitem__, places.tolist()))
         chances = None if self.chances is None else self.chances[places]
-        return Ranking(self.items[places], self.scores[places], sources, self.because[places], chances)
+        enhanced = None if self.enhanced is None else self.enhanced[places]
+        return Ranking(self.items[places], self.scores[places], sources, self.because[places], chances, enhanced)
 
 
 def joined(first: Ranking, then: Ranking) -> Ranking:
     """One after the other, as they are; the caller sees to it that they share no item and that scores fall."""
-    chances = None
-    if first.chances is not None or then.chances is not None:
-        nothing = (np.full(len(one), np.nan, dtype=np.float32) for one in (first, then))
-        chances = np.concatenate(
-            [none if one.chances is None else one.chances for one, none in zip((first, then), nothing, strict=True)]
-        )
     return Ranking(
         np.concatenate([first.items, then.items]),
         np.concatenate([first.scores, then.scores]),
         first.sources + then.sources,
         np.concatenate([first.because, then.because]),
-        chances,
+        _both(first.chances, then.chances, (len(first), len(then)), np.float32(np.nan)),
+        _both(first.enhanced, then.enhanced, (len(first), len(then)), np.False_),
     )
+
+
+def _both(
+    first: NDArray[Any] | None, then: NDArray[Any] | None, lengths: tuple[int, int], nothing: np.generic
+) -> NDArray[Any] | None:
+    """One column after the other, `nothing` for all of one that is None; None where both are."""
+    if first is None and then is None:
+        return None
+    columns = zip((first, then), lengths, strict=True)
+    return np.concatenate([np.full(n, nothing) if column is None else column for column, n in columns])
 
 
 EMPTY_RANKING = Ranking(_EMPTY_ITEMS, np.empty(0, dtype=np.float32), (), _EMPTY_ITEMS)

@@ -141,6 +141,48 @@ RAW_EXPOSURES: Final = Table(
         _c("served_by", "VARCHAR", "", nullable=True),
         _c("model_version", "VARCHAR", "", nullable=True),
         _c("degraded", "BOOLEAN", "", nullable=True),
+        _c("phase", "INTEGER", "", nullable=True),
+        _c("page_id", "VARCHAR", "", nullable=True),
+        _c("seconds", "DOUBLE", "that the answer took", nullable=True),
+        _c("propensity", "DOUBLE", "chance of the item at its place, given the arm", nullable=True),
+    ),
+)
+
+RAW_RENDERS: Final = Table(
+    "raw_renders",
+    grain="one item that a client says was seen, or all of an answer's",
+    key=(),
+    order_by=(),
+    columns=(
+        _c("request_id", "VARCHAR", ""),
+        _c("rendered_at", "TIMESTAMP", ""),
+        _c("item_id", "VARCHAR", "null: all items of the answer", nullable=True),
+    ),
+)
+
+RAW_ARMS: Final = Table(
+    "raw_arms",
+    grain="one answer and one experiment that it was part of",
+    key=(),
+    order_by=(),
+    columns=(
+        _c("request_id", "VARCHAR", ""),
+        _c("experiment", "VARCHAR", ""),
+        _c("arm", "VARCHAR", ""),
+        _c("unit", "VARCHAR", "what was randomised: user:<id> or session:<id>"),
+    ),
+)
+
+RAW_MERGES: Final = Table(
+    "raw_merges",
+    grain="one change of who a session of the service's log belongs to",
+    key=("number",),
+    order_by=("number",),
+    columns=(
+        _c("number", "BIGINT", "order in which they became known"),
+        _c("session_id", "VARCHAR", ""),
+        _c("user_id", "VARCHAR", ""),
+        _c("since", "TIMESTAMP", ""),
     ),
 )
 
@@ -150,6 +192,9 @@ RAW_TABLES: Final = {
     "changes": RAW_CHANGES,
     "users": RAW_USERS,
     "exposures": RAW_EXPOSURES,
+    "renders": RAW_RENDERS,
+    "arms": RAW_ARMS,
+    "merges": RAW_MERGES,
 }
 """What `recsys ingest` writes, `raw/<source>.<kind>.parquet`, by kind."""
 
@@ -306,8 +351,113 @@ EXPOSURES: Final = Table(
         _c("served_by", "VARCHAR", ""),
         _c("model_version", "VARCHAR", ""),
         _c("degraded", "BOOLEAN", ""),
+        _c("phase", "INTEGER", "of the bundle that answered", nullable=True),
+        _c("page_id", "VARCHAR", "", nullable=True),
+        _c("seconds", "DOUBLE", "that the answer took, without the network", nullable=True),
+        _c("propensity", "DOUBLE", "chance of the item at its place, given the arm; null where unknown", nullable=True),
+        _c("is_seen", "BOOLEAN", "a client confirmed that it was rendered"),
     ),
 )
+
+ASSIGNMENTS: Final = Table(
+    "assignments",
+    grain="one answer and one experiment that it was part of",
+    key=("request_id", "experiment"),
+    order_by=("experiment", "request_id"),
+    columns=(
+        _c("request_id", "VARCHAR", ""),
+        _c("experiment", "VARCHAR", ""),
+        _c("arm", "VARCHAR", ""),
+        _c("unit", "VARCHAR", "what was randomised: user:<id> or session:<id>"),
+    ),
+)
+
+OUTCOMES: Final = Table(
+    "outcomes",
+    grain="one event that follows from an item seen in an answer: the answer that it names, else the last one before it",
+    key=("event_id",),
+    order_by=("occurred_at", "event_id"),
+    columns=(
+        _c("event_id", "VARCHAR", ""),
+        _c("occurred_at", "TIMESTAMP", ""),
+        _c("event_type", "VARCHAR", "click, cart, purchase, hide or return"),
+        _c("order_id", "VARCHAR", "", nullable=True),
+        _c("revenue_cents", "BIGINT", "of a purchase, returned units taken off"),
+        _c("request_id", "VARCHAR", ""),
+        _c("item_id", "VARCHAR", ""),
+        _c("position", "INTEGER", "at which the item was seen"),
+        _c("seconds_since", "BIGINT", "from the answer to the event"),
+        _c("is_named", "BOOLEAN", "the event itself names the answer"),
+    ),
+)
+
+SURFACE_DAYS: Final = Table(
+    "surface_days",
+    grain="one surface, arm and phase on one day (UTC) of the answers; outcomes count on the day of their answer",
+    key=("day", "surface", "experiment", "arm", "phase"),
+    order_by=("day", "surface", "experiment", "arm", "phase"),
+    columns=(
+        _c("day", "DATE", ""),
+        _c("surface", "VARCHAR", ""),
+        _c("experiment", "VARCHAR", "empty: all answers, in experiments or not"),
+        _c("arm", "VARCHAR", "empty: all answers"),
+        _c("phase", "INTEGER", "0 where unknown"),
+        _c("answers", "BIGINT", ""),
+        _c("degraded_answers", "BIGINT", "these count nowhere else"),
+        _c("seen_answers", "BIGINT", "of which a client says that a shopper saw them"),
+        _c("exposures", "BIGINT", "items seen"),
+        _c("clicks", "BIGINT", ""),
+        _c("ctr", "DOUBLE", "clicks per exposure", nullable=True),
+        _c("carts", "BIGINT", ""),
+        _c("orders", "BIGINT", "different ones"),
+        _c("conversion", "DOUBLE", "orders per answer seen", nullable=True),
+        _c("revenue_cents", "BIGINT", "attributed"),
+        _c("order_value_cents", "DOUBLE", "revenue per order", nullable=True),
+        _c("returns", "BIGINT", "purchases attributed and sent back"),
+        _c("hides", "BIGINT", "items that the shopper hid"),
+        _c("ignored_repeats", "BIGINT", "exposures of an item that the shopper had seen three times and never touched"),
+    ),
+)
+
+_SUMS: Final = {
+    "exposures": "items seen, of answers that were not degraded",
+    "clicks": "that follow from them",
+    "carts": "items put in the cart that follow from them",
+    "orders": "that follow from them",
+    "revenue_cents": "of those orders",
+    "returns": "items of those orders, sent back",
+    "total_orders": "all, whether they follow from an exposure or not",
+    "total_revenue_cents": "of all orders",
+}
+_ANSWERS: Final = {
+    "answers": "to the unit's requests",
+    "errors": "answers that were degraded",
+    "latency_ms": "sum over answers",
+}
+
+EXPERIMENT_UNITS: Final = Table(
+    "experiment_units",
+    grain="one randomisation unit in one arm of one experiment: sums from its first exposure on",
+    key=("experiment", "unit", "arm"),
+    order_by=("experiment", "arm", "unit"),
+    columns=(
+        _c("experiment", "VARCHAR", ""),
+        _c("unit", "VARCHAR", "user:<id> or session:<id>"),
+        _c("arm", "VARCHAR", "where it was exposed; a unit in several arms has a row for each"),
+        _c("first_at", "TIMESTAMP", "its first exposure"),
+        *(_c(name, "DOUBLE", meaning, nullable=True) for name, meaning in {**_SUMS, **_ANSWERS}.items()),
+        *(
+            _c(
+                f"pre_{name}",
+                "DOUBLE",
+                f"{meaning}, in the 28 days before the experiment's first exposure",
+                nullable=True,
+            )
+            for name, meaning in _SUMS.items()
+        ),
+    ),
+)
+"""What `recsys.experiments.analysis.read_out` takes. A nullable column may be missing, which is no data; a null in one is 0."""
 
 QUARANTINE: Final = Table(
     "quarantine",
@@ -330,5 +480,9 @@ TABLES: Final = (
     USER_ITEMS,
     ITEM_DAYS,
     EXPOSURES,
+    ASSIGNMENTS,
+    OUTCOMES,
+    SURFACE_DAYS,
+    EXPERIMENT_UNITS,
     QUARANTINE,
 )

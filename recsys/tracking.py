@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,8 +25,9 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from recsys.evaluation.evaluate import ALL, BOUGHT, CLAIMED, HISTORY_SLICES, NEW
+from recsys.evaluation.evaluate import ALL, HISTORY_SLICES, NEW
 from recsys.evaluation.metrics import PRIMARY
+from recsys.evaluation.reliability import errors
 
 EXPERIMENT: Final = "recsys"
 REGISTERED_MODEL: Final = "recsys"
@@ -73,16 +74,24 @@ def log_training(
     params: Mapping[str, Any],
     tags: Mapping[str, str],
     results: Mapping[str, pl.DataFrame],
+    reliability: Mapping[str, pl.DataFrame],
+    tradeoffs: Mapping[str, pl.DataFrame],
 ) -> str:
     """Log a training as one run, register its bundle as a model version, make it `candidate`; return the run's id.
 
-    `results`: frames of `recsys.evaluation.evaluate` by window (`validation`, `test`).
+    `results`: frames of `recsys.evaluation.evaluate` by window (`validation`, `test`); `reliability`: frames of
+    `recsys.evaluation.reliability.measure` by window; `tradeoffs`: the curves of `recsys.tradeoffs` by name.
     """
     client = connect(data_dir)
     with mlflow.start_run(run_name=f"phase{phase} {bundle.name}", tags={"phase": str(phase), **tags}) as run:
         mlflow.log_params({key: value for key, value in params.items() if value is not None})
         for window, frame in results.items():
             _log_frame(window, frame)
+        for window, frame in reliability.items():
+            _log_reliability(window, frame)
+        for name, curve in tradeoffs.items():
+            mlflow.log_text(curve.write_csv(), f"{name}.csv")
+            _log_plot(PLOT_OF[name](curve), name)
         mlflow.log_artifacts(str(bundle), "bundle")
         run_id = str(run.info.run_id)
         source = f"{run.info.artifact_uri}/bundle"
@@ -111,10 +120,20 @@ def _log_frame(window: str, frame: pl.DataFrame) -> None:
         for name, figure in (
             ("models", plot_models(frame, window)),
             ("history_length", plot_history_length(frame, window)),
-            *((("reliability", plot_reliability(frame, window)),) if len(frame.filter(metric=CLAIMED)) else ()),
         ):
-            mlflow.log_figure(figure, f"plots/{window}_{name}.png")
-            plt.close(figure)
+            _log_plot(figure, f"{window}_{name}")
+
+
+def _log_reliability(window: str, frame: pl.DataFrame) -> None:
+    mlflow.log_text(frame.write_csv(), f"{window}_reliability.csv")
+    if len(frame):
+        mlflow.log_metrics({f"{window}/ece/{surface}": error for surface, error, _ in errors(frame).iter_rows()})
+        _log_plot(plot_reliability(frame, window), f"{window}_reliability")
+
+
+def _log_plot(figure: Figure, name: str) -> None:
+    mlflow.log_figure(figure, f"plots/{name}.png")
+    plt.close(figure)
 
 
 def plot_models(frame: pl.DataFrame, window: str) -> Figure:
@@ -143,15 +162,70 @@ def plot_history_length(frame: pl.DataFrame, window: str) -> Figure:
 
 
 def plot_reliability(frame: pl.DataFrame, window: str) -> Figure:
-    """Of the models that claim chances: what was claimed, and what share was bought."""
-    figure, axis = plt.subplots(figsize=(5, 5), layout="constrained")
-    axis.plot([0, 1], [0, 1], color="#999999", linestyle="--", label="as claimed")
-    for model in frame.filter(metric=CLAIMED)["model"].unique(maintain_order=True):
-        claimed, bought = (frame.filter(model=model, metric=metric)["value"] for metric in (CLAIMED, BOUGHT))
-        axis.plot(claimed, bought, marker="o", label=model)
-    axis.set(title=f"Reliability, {window}", xlabel="chance claimed", ylabel="share bought")
+    """Of each surface: what was claimed, and what share was bought. The axes are logarithmic, since most chances are small."""
+    figure, axis = plt.subplots(figsize=(6.5, 6), layout="constrained")
+    least = 1e-3
+    axis.plot([least, 1], [least, 1], color="#999999", linestyle="--", label="as claimed")
+    for surface, error, _ in errors(frame).iter_rows():
+        part = frame.filter(surface=surface)
+        shown = (part[name].clip(lower_bound=least) for name in ("claimed", "bought"))
+        axis.plot(*shown, marker="o", label=f"{surface}, error {error:.4f}")
+    axis.set(title=f"Reliability, {window}", xlabel="chance claimed", ylabel="share bought", xscale="log", yscale="log")
     axis.legend(fontsize="small")
     return figure
+
+
+def plot_thresholds(curve: pl.DataFrame) -> Figure:
+    """What an answer gains over the simple one, and how many places are enhanced, by threshold."""
+    names = {
+        "purchases": "purchases",
+        "revenue_cents": "revenue, cents",
+        "gain": "gain",
+        "enhanced": "share of places enhanced",
+    }
+    figure, axes = plt.subplots(1, len(names), figsize=(4.5 * len(names), 4), layout="constrained")
+    for axis, (name, label) in zip(axes, names.items(), strict=True):
+        axis.fill_between(curve["threshold"], curve[f"{name}_low"], curve[f"{name}_high"], alpha=0.2)
+        axis.plot(curve["threshold"], curve[name], marker="o")
+        axis.set(xlabel="threshold", ylabel=f"{label}, per answer" if name != "enhanced" else label)
+    figure.suptitle("Progressive enhancement, validation: gained over the simple answer, with 95% intervals")
+    return figure
+
+
+def plot_objectives(curve: pl.DataFrame) -> Figure:
+    """Purchases against revenue, a point for each weight of prices, with 95% intervals."""
+    figure, axis = plt.subplots(figsize=(6.5, 5), layout="constrained")
+    errors_of = {
+        name: [curve[name] - curve[f"{name}_low"], curve[f"{name}_high"] - curve[name]]
+        for name in ("purchases", "revenue_cents")
+    }
+    axis.errorbar(
+        curve["purchases"],
+        curve["revenue_cents"],
+        xerr=errors_of["purchases"],
+        yerr=errors_of["revenue_cents"],
+        marker="o",
+        capsize=3,
+    )
+    for weight, x, y in curve.select("value_weight", "purchases", "revenue_cents").iter_rows():
+        axis.annotate(f"{weight:g}", (x, y), textcoords="offset points", xytext=(6, 6))
+    axis.set(
+        title="Objectives, validation, by the weight of prices",
+        xlabel="purchases per answer",
+        ylabel="revenue per answer, cents",
+    )
+    return figure
+
+
+PLOT_OF: Final = {"thresholds": plot_thresholds, "objectives": plot_objectives}
+
+
+def log_report(data_dir: Path, bundle_version: str, call: str, files: Iterable[Path]) -> None:
+    """Log a decision report as a run of its own, tagged with the bundle that it is about."""
+    connect(data_dir)
+    with mlflow.start_run(run_name=f"report {bundle_version}", tags={"bundle": bundle_version, "verdict": call}):
+        for file in files:
+            mlflow.log_artifact(str(file), "report")
 
 
 def set_champion(data_dir: Path, bundle_version: str) -> None:

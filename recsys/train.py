@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,18 +24,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from recsys import tracking
-from recsys.bundle import BundleError, read_manifest
+from recsys.bundle import BundleError, load_bundle, read_manifest
+from recsys.calibration import Curves, calibrated, curves_of
 from recsys.dataset import Dataset, load_dataset
 from recsys.errors import UserError
 from recsys.evaluation.evaluate import ModelScores, Task, evaluate, make_task, paired_differences, sample
 from recsys.evaluation.metrics import PRIMARY
-from recsys.evaluation.report import print_results, write_phase_report
+from recsys.evaluation.questions import observe, questions
+from recsys.evaluation.reliability import RELIABILITY_SCHEMA, measure
+from recsys.evaluation.report import decision_tables, print_results, write_phase_report
 from recsys.evaluation.split import Split, split
+from recsys.events import EVENT_TYPES, Surface
+from recsys.models.fit.calibration import fit_curves
 from recsys.pack import write_bundle
 from recsys.phase1 import Phase1Config, Workshop
-from recsys.phases import PHASES
+from recsys.phase3 import Phase3Config
+from recsys.phases import PHASES, event_of_chances, wanted
 from recsys.publish import bundle_versions
 from recsys.ranking import Model
+from recsys.tradeoffs import settle
 
 MAX_TRIALS: Final = 200
 MIN_SPARE: Final = 1_000
@@ -62,6 +69,19 @@ class Results:
 
     frame: pl.DataFrame
     scores: Mapping[str, ModelScores]
+    reliability: pl.DataFrame
+    """Of the chances on every surface, see `recsys.evaluation.reliability.measure`; empty where they were fitted on this window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was decided on the validation window."""
+
+    config: Phase1Config
+    curves: Mapping[Surface, Curves]
+    """What scores mean, by surface."""
+    tradeoffs: Mapping[str, pl.DataFrame]
+    """Curves that a decision was read off, or that a shop decides by; see `recsys.tradeoffs`."""
 
 
 def train(
@@ -71,16 +91,18 @@ def train(
     until: str | None = None,
     search_seconds: float = 60.0,
     seed: int = 0,
+    objective: str | None = None,
     force: bool = False,
     console: Console,
 ) -> TrainResult:
     """Search, choose, evaluate, refit and pack a phase; see `recsys train --help`.
 
     Raises:
-        UserError: the tables are missing, empty, or all later than `until`.
+        UserError: the tables are missing, empty, or all later than `until`; or the phase or the data knows no such `objective`.
     """
+    given = wanted(phase, objective)
     summary = read_summary(data_dir)
-    key = _training_key(summary["fingerprint"], phase, until, search_seconds, seed)
+    key = _training_key(summary["fingerprint"], phase, until, search_seconds, seed, objective)
     known = None if force else _trained_before(data_dir / "bundles", key)
     if known is not None:
         console.print(f"phase {phase} is up to date: [bold]{known}[/bold] (train again: --force)")
@@ -94,28 +116,28 @@ def train(
             f"({dataset.n_shoppers - dataset.n_users:,} anonymous sessions) with {dataset.n_items:,} items"
         )
         windows = _windows(dataset, until, console)
-        config, results = PHASES[phase].DEFAULT, dict[str, Results]()
+        choice, results = Choice(replace(PHASES[phase].DEFAULT, **given), {}, {}), dict[str, Results]()
         if windows is not None:
-            config, results["validation"] = choose(phase, dataset, windows, search_seconds, seed, console)
-            results["test"] = test(phase, config, dataset, windows, seed, console)
+            choice, results["validation"] = choose(phase, dataset, windows, search_seconds, seed, console, given)
+            results["test"] = test(phase, choice, dataset, windows, seed, console)
         at = windows.test.start if until is not None and windows is not None else dataset.until
         learnt = dataset.before(at).with_spare(max(MIN_SPARE, int(SPARE_SHARE * dataset.n_items)))
         if not len(learnt.events):
             raise UserError("there are no interactions to learn from: look at the summary that `recsys tables` prints")
         with console.status("fitting on everything for publishing" if until is None else f"fitting before {until}"):
-            surfaces, popularity = PHASES[phase].build_surfaces(Workshop(learnt, at, seed), config)
+            surfaces, popularity = PHASES[phase].build_surfaces(Workshop(learnt, at, seed), choice.config)
     bundle = write_bundle(
         data_dir / "bundles",
         phase=phase,
-        surfaces=surfaces,
+        surfaces=calibrated(surfaces, choice.curves),
         popularity=popularity,
         dataset=learnt,
         at=at,
-        metadata=_metadata(phase, summary, key, until, asdict(config), results, learnt, warnings),
+        metadata=_metadata(phase, summary, key, until, choice, results, learnt, warnings),
     )
-    _record(data_dir, phase, bundle, summary, seed, asdict(config), results)
+    _record(data_dir, phase, bundle, summary, seed, choice, results)
     if "test" in results:
-        print_results(results["test"].frame, console)
+        print_results(results["test"].frame, results["test"].reliability, console)
     console.print(f"bundle [bold]{bundle.name}[/bold] in {time.monotonic() - started:.0f} s")
     return TrainResult(bundle.name, trained=True)
 
@@ -169,13 +191,16 @@ def _training_key(fingerprint: str, *settings: object) -> str:
 
 
 def _trained_before(bundles: Path, key: str) -> str | None:
+    return next((manifest["version"] for manifest in _manifests(bundles) if manifest.get("training_key") == key), None)
+
+
+def _manifests(bundles: Path) -> Iterator[dict[str, Any]]:
+    """Of all bundles, the newest first."""
     for version in reversed(bundle_versions(bundles)):
         try:
-            if read_manifest(bundles / version).get("training_key") == key:
-                return version
+            yield read_manifest(bundles / version)
         except BundleError:
             continue  # an old or damaged bundle is no reason not to train
-    return None
 
 
 def _windows(dataset: Dataset, until: str | None, console: Console) -> Split | None:
@@ -201,19 +226,38 @@ def _evaluate(models: Mapping[str, Model], task: Task, label: str, seed: int, co
     with _progress(console) as progress:
         bar = progress.add_task(label, total=len(models) * len(task.cases))
         frame, scores = evaluate(models, task, seed=seed, tick=lambda: progress.advance(bar))
-    return Results(frame, scores)
+    return Results(frame, scores, pl.DataFrame(schema=RELIABILITY_SCHEMA))
 
 
 def choose(
-    phase: int, dataset: Dataset, windows: Split, search_seconds: float, seed: int, console: Console
-) -> tuple[Phase1Config, Results]:
-    """Search on the validation window: the best configuration of the phase, beside baselines and single models."""
+    phase: int,
+    dataset: Dataset,
+    windows: Split,
+    search_seconds: float,
+    seed: int,
+    console: Console,
+    given: Mapping[str, Any],
+) -> tuple[Choice, Results]:
+    """Decide on the validation window: the best configuration of the phase, and what its scores mean; beside baselines and single models.
+
+    `given`: what the shop has decided itself.
+    """
     at = windows.validation.start
     task = make_task(dataset, windows.validation)
     console.print(f"validation {windows.validation}: {len(task.cases):,} shoppers")
     workshop = Workshop(dataset.before(at), at, seed)
     config = search(phase, workshop, sample(task, SEARCH_CASES, seed), search_seconds, seed, console)
-    return config, _evaluate(fit_rows(phase, workshop, config, console), task, "comparing on validation", seed, console)
+    config = replace(config, **given)
+    asked = questions(dataset, windows.validation, seed, event_of_chances(dataset, config))
+    tradeoffs: Mapping[str, pl.DataFrame] = {}
+    with console.status("reading off what a score means"):
+        if isinstance(config, Phase3Config):
+            config, tradeoffs = settle(workshop, config, asked[Surface.HOME], dataset.catalogue)
+        surfaces, _ = PHASES[phase].build_surfaces(workshop, config)
+        available = dataset.catalogue.available
+        curves = {surface: fit_curves(observe(model, asked[surface], available)) for surface, model in surfaces.items()}
+    rows = fit_rows(phase, workshop, config, console)
+    return Choice(config, curves, tradeoffs), _evaluate(rows, task, "comparing on validation", seed, console)
 
 
 def search(phase: int, workshop: Workshop, task: Task, seconds: float, seed: int, console: Console) -> Phase1Config:
@@ -228,14 +272,14 @@ def search(phase: int, workshop: Workshop, task: Task, seconds: float, seed: int
     best: Phase1Config = plan.DEFAULT
     best_value = -np.inf
     with console.status(f"fitting {plan.NAME} for the search"):
-        plan.home(workshop, best)
+        plan.searched(workshop, best)
     deadline = time.monotonic() + seconds
     with _progress(console) as progress:
         bar = progress.add_task("searching", total=MAX_TRIALS)
         for _ in range(MAX_TRIALS):
             trial = study.ask()
             config = plan.suggest(trial)
-            frame, _ = evaluate({"trial": plan.home(workshop, config)}, task, seed=seed)
+            frame, _ = evaluate({"trial": plan.searched(workshop, config)}, task, seed=seed)
             value = plan.objective(frame)
             study.tell(trial, value)
             if value > best_value:
@@ -253,12 +297,17 @@ def fit_rows(phase: int, workshop: Workshop, config: Phase1Config, console: Cons
     return rows
 
 
-def test(phase: int, config: Phase1Config, dataset: Dataset, windows: Split, seed: int, console: Console) -> Results:
-    """Read the test window once, with every row of the table."""
+def test(phase: int, choice: Choice, dataset: Dataset, windows: Split, seed: int, console: Console) -> Results:
+    """Read the test window once, with every row of the table and the chances on every surface."""
     task = make_task(dataset, windows.test)
     console.print(f"test {windows.test}: {len(task.cases):,} shoppers")
     workshop = Workshop(dataset.before(windows.test.start), windows.test.start, seed)
-    return _evaluate(fit_rows(phase, workshop, config, console), task, "reading the test window", seed, console)
+    found = _evaluate(fit_rows(phase, workshop, choice.config, console), task, "reading the test window", seed, console)
+    with console.status("reading whether chances come true"):
+        surfaces, _ = PHASES[phase].build_surfaces(workshop, choice.config)
+        asked = questions(dataset, windows.test, seed, event_of_chances(dataset, choice.config))
+        claims = measure(calibrated(surfaces, choice.curves), asked, dataset.catalogue.available)
+    return replace(found, reliability=claims)
 
 
 def _metadata(
@@ -266,7 +315,7 @@ def _metadata(
     summary: Mapping[str, Any],
     key: str,
     until: str | None,
-    params: dict[str, Any],
+    choice: Choice,
     results: Mapping[str, Results],
     learnt: Dataset,
     warnings: Sequence[str],
@@ -284,10 +333,19 @@ def _metadata(
         },
         "currency": summary["currency"],
         "until": until,
-        "params": params,
+        "params": asdict(choice.config),
+        "chances_of": EVENT_TYPES[event_of_chances(learnt, choice.config)],
+        "tradeoffs": {name: curve.to_dicts() for name, curve in choice.tradeoffs.items()},
         "warnings": list(warnings),
         "metrics": {
             window: {row["slice"]: row["value"] for row in _primary_rows(result.frame, phase).iter_rows(named=True)}
+            for window, result in results.items()
+        },
+        "intervals": {
+            window: {
+                row["slice"]: (row["low"], row["high"])
+                for row in _primary_rows(result.frame, phase).iter_rows(named=True)
+            }
             for window, result in results.items()
         },
     }
@@ -303,7 +361,7 @@ def _record(
     bundle: Path,
     summary: Mapping[str, Any],
     seed: int,
-    params: dict[str, Any],
+    choice: Choice,
     results: Mapping[str, Results],
 ) -> None:
     """Into MLflow."""
@@ -312,7 +370,7 @@ def _record(
         data_dir,
         phase=phase,
         bundle=bundle,
-        params={**params, "seed": seed, "until": manifest["until"]},
+        params={**asdict(choice.config), "seed": seed, "until": manifest["until"]},
         tags={
             "fingerprint": summary["fingerprint"],
             "code_version": manifest["code_version"],
@@ -321,33 +379,39 @@ def _record(
             "warnings": "\n".join(manifest["warnings"])[:TAG_LENGTH],
         },
         results={window: result.frame for window, result in results.items()},
+        reliability={window: result.reliability for window, result in results.items() if len(result.reliability)},
+        tradeoffs=choice.tradeoffs,
     )
 
 
 def evaluate_phase(phase: int, data_dir: Path, *, console: Console) -> None:
     """Fit the newest bundle's configuration before the test cut and print the table of the test window.
 
-    A published bundle has learnt from the test window and cannot be judged on it; its configuration can.
+    A published bundle has learnt from the test window and cannot be judged on it; its configuration can, and so can its
+    curves of chances, which were fitted on the validation window.
 
     Raises:
         UserError: no bundle of that phase has been trained, or the data is too little to measure anything.
     """
     bundles = data_dir / "bundles"
-    manifests = [read_manifest(bundles / version) for version in bundle_versions(bundles)]
-    trained = [manifest for manifest in manifests if manifest["phase"] == phase]
-    if not trained:
+    trained = next((manifest for manifest in _manifests(bundles) if manifest["phase"] == phase), None)
+    if trained is None:
         raise UserError(f"no bundle of phase {phase}: run `recsys train --phase {phase}` first")
     summary = read_summary(data_dir)
     dataset = load_dataset(data_dir / "tables")
-    windows = _windows(dataset, trained[-1]["until"], console)
+    windows = _windows(dataset, trained["until"], console)
     if windows is None:
         raise UserError("the data is too little to measure anything")
     plan = PHASES[phase]
-    config = type(plan.DEFAULT)(**trained[-1]["params"])
+    curves = curves_of(load_bundle(bundles / trained["version"]).surfaces)
+    choice = Choice(type(plan.DEFAULT)(**trained["params"]), curves, {})
     with _heard(console):
-        results = test(phase, config, dataset, windows, 0, console)
-    print_results(results.frame, console)
+        results = test(phase, choice, dataset, windows, 0, console)
+    print_results(results.frame, results.reliability, console)
     others = [name for name in results.scores if name != plan.NAME]
     differences = paired_differences(results.scores, plan.NAME, others)
     command = f"recsys evaluate --phase {phase}"
-    write_phase_report(plan.NAME, command, results.frame, differences, shop=summary["shop"])
+    decisions = decision_tables(trained["tradeoffs"], trained["params"])
+    write_phase_report(
+        plan.NAME, command, results.frame, differences, results.reliability, decisions, shop=summary["shop"]
+    )

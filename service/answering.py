@@ -6,23 +6,25 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
+from zlib import crc32
 
 import numpy as np
 import orjson
 
 from recsys.events import EVENT_TYPES, Surface
+from recsys.models.random import RandomModel
 from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Model, Query, Ranking
-from recsys.rules.engine import Engine, Outcomes, Ruled
+from recsys.rules.engine import Engine, Ruled
 from recsys.rules.situation import Situation
 from service import joined
+from service.answers import NO_PAGE, NOT_READ, Answer, Answered, Recorded, Ruling, Shopper, Spot
+from service.arms import Arms, Line
 from service.bundles import LiveBundle
 from service.event_log import EventLog
+from service.logins import Logins
 from service.metrics import Metrics
 from service.reasons import reasons
-from service.rules import RulesHolder
 from service.schemas import NO_FILTERS, Filters, RecommendRequest
 from service.session_store import Records, SessionStore, StoreUnavailableError
 
@@ -33,68 +35,20 @@ _OWN_FALLBACK: Final = frozenset({Surface.NEW_ARRIVALS})
 """Personal surfaces whose own model answers a stranger too; popularity answers the others when Redis is gone."""
 _OPTIONAL: Final = ("item_id", "cart", "region", "segments")
 """Members of a request that the log has where they are given."""
-_NOT_ENHANCED: Final = (b"null", b"false")
+_NOT_SAID: Final = (b"null", b"false")
 _NO_ITEMS: Final[ItemArray] = np.empty(0, dtype=np.int32)
 
 
-@dataclass(frozen=True, slots=True)
-class Shopper:
-    """What is known of who asks."""
-
-    history: History = EMPTY_HISTORY
-    session_items: ItemArray = field(default_factory=lambda: _NO_ITEMS)
-
-
-@dataclass(frozen=True, slots=True)
-class Ruling:
-    """The rules for one answer, and what they may read."""
-
-    engine: Engine
-    at: float
-    """Unix time."""
-    history: History = EMPTY_HISTORY
-    """Of the shopper, also on surfaces whose models do not read it."""
-    history_read: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer before it is written down."""
-
-    ranking: Ranking
-    served_by: str
-    degraded: bool
-    warnings: tuple[str, ...]
-    rules: str | None = None
-    """Version of the rules that it obeys."""
-    moved_by: tuple[tuple[str, ...], ...] = ()
-    """For each item the rules that moved it; empty where none moved any."""
-    outcomes: Outcomes = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """Where on a page an answer stands."""
-
-    page_id: str
-    widget: str
-    shown: ItemArray
-    """Rows that the widgets before it show."""
-
-
-NO_PAGE: Final = Spot("", "", _NO_ITEMS)
-"""Of an answer that stands alone."""
-
-
 class Answering:
-    """Answers requests from the bundle that it is given, logs the exposure, counts."""
+    """Answers requests as the experiments' arms say, logs the exposure, counts."""
 
     def __init__(
-        self, store: SessionStore, log: EventLog, rules: RulesHolder, metrics: Metrics, clock: Callable[[], float]
+        self, store: SessionStore, log: EventLog, arms: Arms, metrics: Metrics, clock: Callable[[], float]
     ) -> None:
         self._store = store
         self._log = log
-        self._rules = rules
+        self._logins = Logins(store, log, clock)
+        self._arms = arms
         self._metrics = metrics
         self._clock = clock
         self._prefix = secrets.token_hex(6)
@@ -102,28 +56,43 @@ class Answering:
         self.trend: tuple[str, ...] = ()
         """Item ids wanted most in the last 24 hours, refreshed in the background."""
 
-    async def answer(self, live: LiveBundle, request: RecommendRequest) -> bytes:
+    async def answer(self, request: RecommendRequest) -> bytes:
         """The answer as JSON."""
-        started = self._clock()
-        engine = self._rules.on(live)
-        shopper = await self._known(live, (request,), engine, started)
-        return self._compose(live, request, shopper, engine, started)[1]
+        return (await self.answered(request)).body
 
-    async def page(self, live: LiveBundle, widgets: Mapping[str, RecommendRequest]) -> bytes:
+    async def answered(self, request: RecommendRequest) -> Answered:
+        """The answer with what it was made from."""
+        started = self._clock()
+        await self._logins.note(request.user_id, request.session_id)
+        line = self._arms.line(request, started)
+        recorded = await self._recorded([(line, request)])
+        shopper = self._shopper(line.live, request, recorded, started)
+        answer, body = self._compose(line, request, shopper, started)
+        return Answered(line, shopper, started, answer, body)
+
+    async def page(self, widgets: Mapping[str, RecommendRequest]) -> bytes:
         """The answers of a page's widgets as JSON: each as ever, but for what those before it show.
 
-        All are the questions of one shopper, whose history is read once.
+        All are the questions of one shopper, of whom what Redis holds is read once.
         """
         started = self._clock()
-        engine = self._rules.on(live)
-        shopper = await self._known(live, tuple(widgets.values()), engine, started)
-        page_id, shown, parts = self._id(), _NO_ITEMS, list[bytes]()
+        first = next(iter(widgets.values()))
+        await self._logins.note(first.user_id, first.session_id)
+        lines = {name: self._arms.line(request, started) for name, request in widgets.items()}
+        recorded = await self._recorded([(lines[name], request) for name, request in widgets.items()])
+        page_id, shown, parts = self._id(), tuple[str, ...](), list[bytes]()
+        shoppers: dict[str, Shopper | None] = {}
         for name, request in widgets.items():
             if parts:
                 await asyncio.sleep(0)  # other requests do not wait for a whole page
                 started = self._clock()
-            answer, body = self._compose(live, request, shopper, engine, started, Spot(page_id, name, shown))
-            shown = np.concatenate([shown, answer.ranking.items])
+            live = lines[name].live
+            version = live.bundle.version
+            if version not in shoppers:
+                shoppers[version] = self._shopper(live, request, recorded, started)
+            spot = Spot(page_id, name, shown)
+            answer, body = self._compose(lines[name], request, shoppers[version], started, spot)
+            shown += tuple(live.catalogue.item_id(row) for row in answer.ranking.items.tolist())
             parts.append(b"%b:%b" % (orjson.dumps(name), body))
         return b'{"page_id":"%b","widgets":{%b}}' % (page_id.encode(), b",".join(parts))
 
@@ -131,48 +100,57 @@ class Answering:
         """The next id of an answer or a page."""
         return f"{self._prefix}{next(self._number):x}"
 
-    async def _known(
-        self, live: LiveBundle, requests: Sequence[RecommendRequest], engine: Engine | None, now: float
-    ) -> Shopper | None:
-        """What is known of the shopper who asks all of these, where one of them depends on it; None where it cannot be read."""
-        if not any(_reads_history(request, engine) for request in requests):
-            return Shopper()
+    async def _recorded(self, questions: Sequence[tuple[Line, RecommendRequest]]) -> Recorded | None:
+        """What Redis holds of the shopper who asks all of these, where one of them depends on it; None where it cannot be read."""
+        if not any(_reads_history(request, line.rules.on(line.live)) for line, request in questions):
+            return NOT_READ
+        request = questions[0][1]
         try:
-            return await self._shopper(live, requests[0], now)
+            return Recorded(*await self._store.histories(request.user_id, request.session_id))
         except StoreUnavailableError:
             return None
 
     def _compose(
-        self,
-        live: LiveBundle,
-        request: RecommendRequest,
-        shopper: Shopper | None,
-        engine: Engine | None,
-        now: float,
-        spot: Spot = NO_PAGE,
+        self, line: Line, request: RecommendRequest, shopper: Shopper | None, now: float, spot: Spot = NO_PAGE
     ) -> tuple[Answer, bytes]:
         """One answer, logged and counted, and the same as JSON. `shopper` is None where the history cannot be read."""
-        reads, surface = _reads_history(request, engine), request.where
+        live, surface, request_id = line.live, request.where, self._id()
+        seed = crc32(request_id.encode())
+        answer = self.decide(line, request, shopper, now, shown=_rows(live, spot.shown), seed=seed)
+        line.rules.note(answer.outcomes)
+        self._expose(line, request, request_id, answer, now, spot)
+        shortfall = request.k - len(answer.ranking)
+        body = _write(line, request_id, surface, answer, shortfall, (shopper or Shopper()).history)
+        seconds, degraded = self._clock() - now, answer.degraded
+        self._metrics.answered(surface, answer.served_by, degraded=degraded, seconds=seconds, shortfall=shortfall)
+        for placement in line.placements:
+            self._metrics.placed(placement.experiment, placement.arm, degraded=degraded)
+        return answer, body
+
+    def decide(
+        self,
+        line: Line,
+        request: RecommendRequest,
+        shopper: Shopper | None,
+        now: float,
+        *,
+        shown: ItemArray = _NO_ITEMS,
+        seed: int,
+    ) -> Answer:
+        """The answer under the rules in force, not logged or counted; `shopper` is None where the history cannot be read."""
+        engine = line.rules.on(line.live)
+        reads = _reads_history(request, engine)
         degraded = reads and shopper is None
         who = shopper if reads and shopper is not None else Shopper()
         ruling = None if engine is None else Ruling(engine, now, who.history, history_read=not degraded)
-        answer = self.rank(live, request, who, self.trend, ruling, degraded=degraded, shown=spot.shown)
-        self._rules.note(answer.outcomes)
-        request_id = self._id()
-        self._expose(live, request, request_id, answer, now, spot)
-        shortfall = request.k - len(answer.ranking)
-        body = _write(live, request_id, surface, answer, shortfall, who.history)
-        seconds = self._clock() - now
-        self._metrics.answered(surface, answer.served_by, degraded=degraded, seconds=seconds, shortfall=shortfall)
-        return answer, body
+        return self.rank(line.live, request, who, self.trend, ruling, degraded=degraded, shown=shown, seed=seed)
 
-    async def _shopper(self, live: LiveBundle, request: RecommendRequest, now: float) -> Shopper:
-        """The bundle's history of the user, then what happened since.
-
-        Raises:
-            StoreUnavailableError: what happened since cannot be read.
-        """
-        user, session = await self._store.histories(request.user_id, request.session_id)
+    @staticmethod
+    def _shopper(live: LiveBundle, request: RecommendRequest, recorded: Recorded | None, now: float) -> Shopper | None:
+        """The bundle's history of the user, then what happened since; None where that cannot be read."""
+        if recorded is None:
+            return None
+        user, session = recorded.user, recorded.session
         known = EMPTY_HISTORY if request.user_id is None else live.bundle.histories.of(request.user_id)
         recent = _to_history(live, user if request.user_id is not None else session, now)
         visit = _to_history(live, session, now) if len(session) else recent
@@ -189,30 +167,32 @@ class Answering:
         *,
         degraded: bool = False,
         shown: ItemArray = _NO_ITEMS,
+        seed: int = 0,
     ) -> Answer:
         """The answer, not logged or counted; `trend` is what is wanted most right now, as item ids.
 
-        `shown` are rows that the same page shows already.
+        `shown` are rows that the same page shows already; `seed` makes what is random in it repeatable.
         """
-        bundle, catalogue = live.bundle, live.catalogue
-        surface = request.where
+        bundle, surface = live.bundle, request.where
         if not _is_personal(request):
             shopper = Shopper()  # that a rule has to know more changes no model's answer
-        query, warnings = _question(live, request, shopper)
+        query, warnings = _question(live, request, shopper, seed)
         mask = eligible(live, request.filters, query.context_item, query.cart_items, shopper.history)
         mask[shown] = False
         model: Model = (
             bundle.popularity if degraded and surface in _PERSONAL - _OWN_FALLBACK else bundle.surfaces[surface]
         )
 
+        chosen_from: list[int] = []
+
         def ask(k: int, allowed: Mask) -> Ranking:
+            if isinstance(model, RandomModel):
+                chosen_from.append(int(allowed.sum()))
             # Rules may look at more items than are shown; what joined has its share of those that are.
+            if live.plain:
+                return model.recommend(query, k, allowed)
             if surface is Surface.TRENDING:
-                # What shoppers want right now, then what the bundle saw trending.
-                wanted = np.array([catalogue.row(item_id) for item_id in trend], dtype=np.int32)
-                wanted = wanted[wanted != NO_ITEM]
-                wanted = wanted[allowed[wanted]][: min(k, request.k // 2)]
-                return joined.leading(joined.listed(wanted, "trending_now"), model, query, k, allowed)
+                return joined.trending(live, model, query, k, allowed, trend=trend, shown=request.k)
             if surface is Surface.NEW_ARRIVALS:
                 return joined.new_arrivals(live, model, query, k, allowed, shown=request.k)
             if surface is Surface.SIMILAR:
@@ -229,39 +209,45 @@ class Answering:
         if len(ranking) and all(source == bundle.popularity.name for source in ranking.sources):
             served_by = bundle.popularity.name
         version = None if ruling is None else ruling.engine.version
-        return Answer(ranking, served_by, degraded, tuple(warnings), version, ruled.names, ruled.outcomes)
+        propensity = None if ruled.names else 1.0 / chosen_from[0] if chosen_from else 1.0
+        return Answer(
+            ranking, served_by, degraded, tuple(warnings), version, ruled.names, ruled.outcomes, propensity, seed
+        )
 
     def _expose(
-        self, live: LiveBundle, request: RecommendRequest, request_id: str, answer: Answer, now: float, spot: Spot
+        self, line: Line, request: RecommendRequest, request_id: str, answer: Answer, now: float, spot: Spot
     ) -> None:
+        live = line.live
         ranking, catalogue = answer.ranking, live.catalogue
         shown = [
-            (catalogue.item_id(row), source)
+            (catalogue.item_id(row), source, answer.propensity)
             for row, source in zip(ranking.items.tolist(), ranking.sources, strict=True)
         ]
-        self._log.append_later(
-            orjson.dumps(
-                {
-                    "kind": "exposure",
-                    "request_id": request_id,
-                    "occurred_at": datetime.fromtimestamp(now, UTC),
-                    "user_id": request.user_id,
-                    "session_id": request.session_id,
-                    "surface": request.where,
-                    "served_by": answer.served_by,
-                    "model_version": live.bundle.version,
-                    "degraded": answer.degraded,
-                    "items": shown,
-                    "rules": answer.rules,
-                    "moved_by": {item_id: by for (item_id, _), by in zip(shown, answer.moved_by, strict=False) if by},
-                    "request": _asked(request),
-                    **_spot(live, spot),
-                }
-            )
+        moved = {item_id: by for (item_id, *_), by in zip(shown, answer.moved_by, strict=False) if by}
+        self._log.expose(
+            {
+                "request_id": request_id,
+                "occurred_at": now,
+                "user_id": request.user_id,
+                "session_id": request.session_id,
+                "surface": request.where,
+                "served_by": answer.served_by,
+                "model_version": live.bundle.version,
+                "phase": live.bundle.phase,
+                "degraded": answer.degraded,
+                "rules": answer.rules,
+                "arms": {placement.experiment: (placement.arm, placement.unit) for placement in line.placements},
+                "plan": line.plan,
+                "seconds": self._clock() - now,
+                "items": shown,
+                "request": _asked(request),
+                "moved_by": moved or None,
+                **_spot(spot),
+            }
         )
 
 
-def _question(live: LiveBundle, request: RecommendRequest, shopper: Shopper) -> tuple[Query, list[str]]:
+def _question(live: LiveBundle, request: RecommendRequest, shopper: Shopper, seed: int = 0) -> tuple[Query, list[str]]:
     """The request in rows and codes, and what in it could not be used."""
     catalogue, histories = live.catalogue, live.bundle.histories
     warnings = []
@@ -291,16 +277,23 @@ def _question(live: LiveBundle, request: RecommendRequest, shopper: Shopper) -> 
         category=NO_ITEM if context == NO_ITEM else catalogue.bundle_category(context),
         region=region,
         segments=segments,
+        seed=seed,
     )
     return query, warnings
 
 
-def _spot(live: LiveBundle, spot: Spot) -> dict[str, Any]:
+def _rows(live: LiveBundle, item_ids: Sequence[str]) -> ItemArray:
+    """Those of the items that the catalogue has."""
+    rows = np.array([live.catalogue.row(item_id) for item_id in item_ids], dtype=np.int32)
+    known: ItemArray = rows[rows != NO_ITEM]
+    return known
+
+
+def _spot(spot: Spot) -> dict[str, Any]:
     """What the log says of an answer that is part of a page: which, and what could not be shown again."""
     if spot is NO_PAGE:
-        return {}
-    before = [live.catalogue.item_id(row) for row in spot.shown.tolist()]
-    return {"page_id": spot.page_id, "widget": spot.widget, "shown_before": before}
+        return {"page_id": None, "widget": None, "shown_before": None}
+    return {"page_id": spot.page_id, "widget": spot.widget, "shown_before": spot.shown}
 
 
 def _reads_history(request: RecommendRequest, engine: Engine | None) -> bool:
@@ -388,15 +381,19 @@ def join(first: History, then: History) -> History:
 def _confidence(ranking: Ranking) -> Sequence[tuple[bytes, bytes]]:
     """For each item the chance that it is bought, or null, and whether the place is one that the ensemble took."""
     if ranking.chances is None:
-        return (_NOT_ENHANCED,) * len(ranking)
-    return [_NOT_ENHANCED if chance != chance else (b"%.4g" % chance, b"true") for chance in ranking.chances.tolist()]
+        return (_NOT_SAID,) * len(ranking)
+    sure = [b"null" if chance != chance else b"%.4g" % chance for chance in ranking.chances.tolist()]
+    if ranking.enhanced is None:
+        return [(chance, b"false") for chance in sure]
+    taken = [b"true" if enhanced else b"false" for enhanced in ranking.enhanced.tolist()]
+    return list(zip(sure, taken, strict=True))
 
 
-def _write(
-    live: LiveBundle, request_id: str, surface: Surface, answer: Answer, shortfall: int, history: History
-) -> bytes:
+def _write(line: Line, request_id: str, surface: Surface, answer: Answer, shortfall: int, history: History) -> bytes:
     """The answer as JSON, spliced from what the bundle has ready."""
+    live = line.live
     ranking, catalogue = answer.ranking, live.catalogue
+    arms = {placement.experiment: placement.arm for placement in line.placements}
     texts: Sequence[bytes] = reasons(ranking, history, catalogue)
     items = b",".join(
         b'{"rank":%d,"score":%.4g,"confidence":%b,"enhanced":%b,"source":"%b","reason":%b,%b%b}'
@@ -415,7 +412,7 @@ def _write(
         )
     )
     return (
-        b'{"request_id":"%b",%b,"surface":"%b","served_by":"%b","degraded":%b,"shortfall":%d,"warnings":%b,"rules":%b,"items":[%b]}'
+        b'{"request_id":"%b",%b,"surface":"%b","served_by":"%b","degraded":%b,"shortfall":%d,"warnings":%b,"rules":%b,"arms":%b,"items":[%b]}'
         % (
             request_id.encode(),
             live.head,
@@ -425,6 +422,7 @@ def _write(
             shortfall,
             orjson.dumps(answer.warnings),
             orjson.dumps(answer.rules),
+            orjson.dumps(arms) if arms else b"{}",
             items,
         )
     )

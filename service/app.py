@@ -15,11 +15,13 @@ from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
 from service.answering import Answering
+from service.arms import Arms
 from service.bundles import BundleHolder
 from service.catalogue_api import CatalogueEditor
 from service.catalogue_log import CatalogueLog
 from service.event_log import EventLog
 from service.events import Intake
+from service.healing import HEAL_SECONDS, Healer
 from service.metrics import Metrics
 from service.routes import Routes
 from service.rules import RulesHolder
@@ -38,22 +40,25 @@ def create_app(
     log: EventLog,
     catalogue_log: CatalogueLog,
     rules: RulesHolder,
+    arms: Arms,
     metrics: Metrics,
     settings: Settings,
     clock: Callable[[], float],
 ) -> FastAPI:
     """Wire the service. `clock` gives Unix time."""
-    answering = Answering(store, log, rules, metrics, clock)
+    answering = Answering(store, log, arms, metrics, clock)
     intake = Intake(store, log, metrics, clock)
+    healer = Healer(log.engine, store, clock)
     editor = CatalogueEditor(holder, catalogue_log, metrics, clock)
 
     async def look_after_bundle() -> None:
         if await holder.reload():
             await store.publish_popular(holder.live.bundle.version, holder.live.popular_ids())
         await rules.reload()
+        await arms.reload()
+        rules.forget([holder.live.catalogue, *arms.catalogues])
 
     async def look_after_redis() -> None:
-        await store.recover()
         try:
             trend = await store.trend(clock(), TREND_ITEMS)
         except StoreUnavailableError:
@@ -63,7 +68,9 @@ def create_app(
     async def look_after_metrics() -> None:
         created = datetime.fromisoformat(holder.live.bundle.manifest["created_at"]).astimezone(UTC).timestamp()
         metrics.state(
-            bundle_age_seconds=clock() - created, pending=store.pending, waiting=holder.live.catalogue.n_waiting
+            bundle_age_seconds=clock() - created,
+            behind=store.behind_since is not None,
+            waiting=holder.live.catalogue.n_waiting,
         )
 
     @asynccontextmanager
@@ -73,6 +80,7 @@ def create_app(
         tasks = [
             asyncio.create_task(_every(settings.reload_seconds, look_after_bundle), name="bundle"),
             asyncio.create_task(_every(settings.trend_refresh_seconds, look_after_redis), name="redis"),
+            asyncio.create_task(_every(HEAL_SECONDS, healer.look), name="healing"),
             asyncio.create_task(_every(1.0, look_after_metrics), name="metrics"),
         ]
         yield
@@ -91,7 +99,7 @@ def create_app(
         version=holder.live.bundle.version,
         lifespan=lifespan,
     )
-    app.include_router(Routes(holder, answering, intake, editor, metrics, settings).router)
+    app.include_router(Routes(holder, answering, intake, editor, log, metrics, settings).router)
     app.mount("/", StaticFiles(directory=WEB, html=True), name="storefront")
     return app
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,8 @@ class LiveBundle:
 
     bundle: Bundle
     catalogue: LiveCatalogue
+    plain: bool = False
+    """Whether its models alone answer: no share of the places is kept for what joined, or is wanted right now."""
     head: bytes = field(init=False)
     """The constant members of every answer, as JSON."""
     currency: bytes = field(init=False)
@@ -56,24 +58,41 @@ class BundleHolder:
         version = live_version(bundles)
         if version is None:
             raise BundleError(f"no bundle is live in {bundles}: run `recsys train --phase 1 --publish` first")
-        self._bundles = bundles
+        self.folder = bundles
         self._log = log
         self._on_refused = on_refused
         self._refused: str | None = None
         self._live = self._load(version)
+        self._beside: dict[str, LiveBundle] = {}
 
     @property
     def live(self) -> LiveBundle:
         """What answers now, knowing all that the catalogue API was told until now, by whichever worker."""
+        return self.followed(self._live)
+
+    @staticmethod
+    def followed(live: LiveBundle) -> LiveBundle:
+        """The same, knowing all that the catalogue API was told until now."""
         try:
-            self._live.catalogue.follow()
+            live.catalogue.follow()
         except OSError:
             logger.exception("the catalogue log cannot be read: answers go on without what is new in it")
-        return self._live
+        return live
+
+    def beside(self, versions: Iterable[str]) -> dict[str, LiveBundle]:
+        """These bundles by version, the live one among them or not; others that were loaded for an earlier call are let go.
+
+        Raises:
+            BundleError: one of them is missing or damaged; what was loaded stays.
+        """
+        known = {**self._beside, self._live.bundle.version: self._live}
+        found = {version: known.get(version) or self._load(version) for version in versions}
+        self._beside = found
+        return found
 
     async def reload(self) -> bool:
         """Swap to the bundle that the pointer names, if it is another one; whether it was."""
-        version = live_version(self._bundles)
+        version = live_version(self.folder)
         if version is None or version in (self._live.bundle.version, self._refused):
             return False
         try:
@@ -93,6 +112,6 @@ class BundleHolder:
         Raises:
             BundleError: it is damaged or answers wrongly.
         """
-        bundle = load_bundle(self._bundles / version)
+        bundle = load_bundle(self.folder / version)
         smoke_test(bundle)
         return LiveBundle(bundle, LiveCatalogue(bundle, self._log))

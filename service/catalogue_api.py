@@ -16,7 +16,7 @@ from recsys.ranking import NO_ITEM
 from service.bundles import BundleHolder
 from service.catalogue import LiveCatalogue, content_of
 from service.catalogue_log import CatalogueLog
-from service.events import REJECTED
+from service.judging import REJECTED
 from service.metrics import Metrics
 from service.schemas import MAX_ITEMS, MAX_PRICE_CENTS, BulkUpdate, Item, ItemChange, ItemFilter, in_words
 

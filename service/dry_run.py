@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from recsys.bundle import Bundle
+from recsys.calibration import curves_of
 from recsys.ranking import Ranking
 from recsys.rules.contradictions import contradictions
 from recsys.rules.engine import Engine
 from recsys.rules.entry import Outcome
 from recsys.rules.reading import RuleSet
-from recsys.rules.worth import NOTHING, STAND_IN, Predictor, Worth, worth
-from service.answering import Answer, Answering, Ruling
+from recsys.rules.worth import CHANCES, NOTHING, STAND_IN, Predictor, Worth, worth
+from service.answering import Answering
+from service.answers import Answer, Ruling
 from service.bundles import LiveBundle
 from service.replay import Replayed
 from service.rules import engine_for
@@ -57,7 +59,7 @@ class DryRun:
 
     version: str
     unit: str
-    """Of predicted clicks."""
+    """Of predicted purchases."""
     effects: dict[str, Effect]
     requests: int = 0
     changed: int = 0
@@ -77,11 +79,9 @@ class DryRun:
 
 
 def predictor_of(bundle: Bundle) -> Predictor:
-    """Calibrated probabilities where the bundle has them, else the stand-in, which says in its unit what it is."""
-    calibration = getattr(bundle, "calibration", None)
-    if calibration is None:
-        return STAND_IN
-    return Predictor(calibration.probabilities, unit="clicks", relative=False)
+    """The chances of the answers where every surface of the bundle claims them, else the stand-in, which says in its unit what it is."""
+    is_calibrated = set(curves_of(bundle.surfaces)) == set(bundle.surfaces)
+    return CHANCES if is_calibrated else STAND_IN
 
 
 def dry_run(live: LiveBundle, rules: RuleSet, requests: Sequence[Replayed], predictor: Predictor) -> DryRun:

@@ -41,7 +41,7 @@ def print_dry_run(run: DryRun, requests_from: str, currency: str, console: Conso
     console.print(_prices(run, currency))
     if run.idle:
         console.print(f"[yellow]never in force[/yellow]: {escape(', '.join(run.idle))}", soft_wrap=True)
-    console.print(f"[dim]clicks are in {escape(run.unit)}[/dim]", soft_wrap=True)
+    console.print(f"[dim]purchases are in {escape(run.unit)}[/dim]", soft_wrap=True)
 
 
 def _example(example: Example) -> str:
@@ -59,9 +59,9 @@ def _prices(run: DryRun, currency: str) -> Table:
     title = "The price of each rule: predicted with all rules, less with all but this one"
     table = Table(title=title, title_justify="left")
     table.add_column("rule", no_wrap=True)
-    for name in ("in force", "failed", "unmet", "changes", "clicks", "of all", currency):
+    for name in ("in force", "failed", "unmet", "changes", "purchases", "of all", currency):
         table.add_column(name, justify="right", no_wrap=True)
-    base = run.without_rules.clicks
+    base = run.without_rules.purchases
     for effect in run.effects.values():
         counts = (effect.in_force, effect.failed, effect.unmet, effect.changed)
         table.add_row(escape(effect.rule), *(f"{n:,}" for n in counts), *_amounts(effect.price, base))
@@ -72,7 +72,7 @@ def _prices(run: DryRun, currency: str) -> Table:
 
 def _amounts(price: Worth, base: float) -> tuple[str, str, str]:
     """Clicks, their share of all without rules, and revenue."""
-    return f"{price.clicks:+,.2f}", _share(price.clicks, base), f"{price.revenue_cents / 100:+,.2f}"
+    return f"{price.purchases:+,.2f}", _share(price.purchases, base), f"{price.revenue_cents / 100:+,.2f}"
 
 
 def _share(part: float, whole: float) -> str:

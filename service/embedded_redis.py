@@ -31,8 +31,7 @@ def embedded_redis(folder: Path) -> Iterator[str]:
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    socket = folder / "redis.sock"
-    url = f"unix://{socket}"
+    socket, url = folder / "redis.sock", socket_url(folder)
     if len(str(socket).encode()) > 100:
         raise UserError(f"{socket} is too long for a Unix socket: use a shorter --data-dir, or set REDIS_URL")
     with (folder / "owner.lock").open("w") as lock:
@@ -47,6 +46,11 @@ def embedded_redis(folder: Path) -> Iterator[str]:
             yield url
         finally:
             _stop(url)
+
+
+def socket_url(folder: Path) -> str:
+    """Where the embedded Redis of a folder listens, if it runs."""
+    return f"unix://{folder.resolve() / 'redis.sock'}"
 
 
 def _start(folder: Path, socket: Path, url: str) -> None:

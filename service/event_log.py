@@ -1,108 +1,147 @@
-"""The append-only log of events and exposures: JSON lines, one file for each worker and day.
+"""The log of events and exposures in the database: an event is committed before it is acknowledged.
 
-An event is on disk before it is acknowledged: many waiting requests share one fsync. Exposures are written within 50 ms and
-synced within a second. `recsys tables` reads the files again (a later version may keep them in a database behind `EventLog`).
+One thread writes. All events that wait when it is free share one transaction, and so one sync to disk. Exposures, verdicts and logins are
+written a moment later in transactions of their own; no answer waits for them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
 
-FLUSH_SECONDS: Final = 0.05
-SYNC_SECONDS: Final = 1.0
+import orjson
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, OperationalError
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from recsys.store.database import reading, writing
+from recsys.store.reading import events_by_id, known_requests
+from recsys.store.schema import EXPOSURES
+from recsys.store.writing import Row, insert_events, insert_merges, insert_new, insert_renders, insert_verdicts
+
+FLUSH_SECONDS: Final = 0.2
 MAX_BUFFERED: Final = 100_000
-"""Exposures kept while the disk cannot be written; beyond that they are counted as lost."""
+"""Exposures kept while the database cannot be written; beyond that they are counted as lost."""
+VERDICTS_A_FLUSH: Final = 200
+"""Of each kind, the latest: under heavy load the debugger sees a sample."""
+BODY: Final = 2_000
+"""Characters of an event that are kept with its verdict."""
+UNMATCHED_SECONDS: Final = 5.0
+"""So long after a render its exposure must be there: another worker may be about to write it."""
+ATTEMPTS: Final = 4
 
 logger = logging.getLogger(__name__)
+Insert = Callable[[Connection, Sequence[Row]], None]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class EventLogError(Exception):
     """The log could not be written."""
 
 
-class EventLog(Protocol):
-    """Where events and exposures go."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows that are to be durable together."""
 
-    async def append(self, lines: Sequence[bytes]) -> None:
-        """Return once the lines, JSON without newlines, are durable.
-
-        Raises:
-            EventLogError: they are not.
-        """
-        ...
-
-    def append_later(self, line: bytes) -> None:
-        """Write a line soon. Never blocks, never raises."""
-        ...
-
-    async def start(self) -> None:
-        """Begin to write."""
-        ...
-
-    async def stop(self) -> None:
-        """Write what is left and close."""
-        ...
+    events: Sequence[Row] = ()
+    renders: Sequence[Row] = ()
 
 
-class FileEventLog:
-    """`EventLog` in files below a folder."""
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the database said to a batch."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float], on_lost: Callable[[int], None]) -> None:
-        """`on_lost` is told how many exposures could not be kept."""
-        self._folder = folder
-        self._clock = clock
+    fresh: list[bool]
+    """For each event of the batch whether it is new."""
+    fresh_renders: list[bool]
+    known: list[Row] = field(default_factory=list)
+    """The events as they were stored before, for those that are not new."""
+
+
+@dataclass(slots=True)
+class _Later:
+    """What is written soon."""
+
+    exposures: list[Row] = field(default_factory=list)
+    merges: list[Row] = field(default_factory=list)
+    verdicts: dict[str, deque[Row]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=VERDICTS_A_FLUSH)))
+
+    def __bool__(self) -> bool:
+        return bool(self.exposures or self.merges or self.verdicts)
+
+
+class EventLog:
+    """Where events, renders, exposures and verdicts go."""
+
+    def __init__(self, engine: Engine, *, on_lost: Callable[[int], None], on_unmatched: Callable[[int], None]) -> None:
+        """`on_lost` is told how many exposures could not be kept, `on_unmatched` how many renders name no exposure."""
+        self.engine = engine
         self._on_lost = on_lost
+        self._on_unmatched = on_unmatched
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="event-log")
-        self._waiting: list[tuple[Sequence[bytes], asyncio.Future[None]]] = []
-        self._later: list[bytes] = []
+        self._waiting: list[tuple[Batch, asyncio.Future[Stored]]] = []
+        self._later = _Later()
+        self._unseen: deque[tuple[float, str]] = deque(maxlen=MAX_BUFFERED)
         self._wake = asyncio.Event()
-        self._writer: asyncio.Task[None] | None = None
-        self._committer: asyncio.Task[None] | None = None
-        self._file: BinaryIO | None = None
-        self._day = ""
-        self._unsynced = False
+        self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
-    async def append(self, lines: Sequence[bytes]) -> None:
-        """See `EventLog`."""
+    async def append(self, batch: Batch) -> Stored:
+        """Return once the batch is committed.
+
+        Raises:
+            EventLogError: it is not.
+        """
         if self._stopping:
             raise EventLogError("the service is stopping")
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((lines, done))
+        done: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        self._waiting.append((batch, done))
         self._wake.set()
-        await done
+        return await done
 
-    def append_later(self, line: bytes) -> None:
-        """See `EventLog`."""
-        if len(self._later) < MAX_BUFFERED:
-            self._later.append(line)
+    def expose(self, exposure: Row) -> None:
+        """Write an exposure soon: a row whose `occurred_at` is Unix time. Never blocks, never raises."""
+        if len(self._later.exposures) < MAX_BUFFERED:
+            self._later.exposures.append(exposure)
         else:
             self._on_lost(1)
 
+    def judged(self, at: float, event_id: str | None, verdict: str, reason: str | None, content: Any) -> None:
+        """Remember a verdict for those who look for a fault. Never blocks, never raises."""
+        row = {"at": at, "event_id": event_id, "verdict": verdict, "reason": reason, "body": content}
+        self._later.verdicts[verdict].append(row)
+
+    def login(self, session_id: str, user_id: str, at: float) -> None:
+        """A request came with both: the session is the user's. Never blocks, never raises."""
+        if len(self._later.merges) < MAX_BUFFERED:
+            self._later.merges.append({"session_id": session_id, "user_id": user_id, "since": utc(at)})
+
     async def start(self) -> None:
-        """See `EventLog`."""
-        self._committer = asyncio.create_task(self._commit_forever(), name="event-log commit")
-        self._writer = asyncio.create_task(self._flush_forever(), name="event-log flush")
+        """Begin to write."""
+        self._tasks = [
+            asyncio.create_task(self._commit_forever(), name="event-log commit"),
+            asyncio.create_task(self._flush_forever(), name="event-log flush"),
+        ]
 
     async def stop(self) -> None:
-        """See `EventLog`."""
+        """Write what is left and close."""
         self._stopping = True
-        for task in (self._writer, self._committer):
-            if task is not None:
-                task.cancel()
-        await asyncio.gather(*(t for t in (self._writer, self._committer) if t), return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._commit()
-        await self._flush(sync=True)
+        await self._flush()
         self._thread.shutdown(wait=True)
-        if self._file is not None:
-            self._file.close()
+        self.engine.dispose()
+
+    # Events: committed, then acknowledged
 
     async def _commit_forever(self) -> None:
         while True:
@@ -111,67 +150,173 @@ class FileEventLog:
             await asyncio.shield(self._commit())
 
     async def _commit(self) -> None:
-        """One write and one fsync for everybody who waits now."""
+        """One transaction for everybody who waits now."""
         group, self._waiting = self._waiting, []
         if not group:
             return
-        lines = [line for part, _ in group for line in part]
+        outcomes = await self._in_thread(self._store, [batch for batch, _ in group])
+        now = asyncio.get_running_loop().time()
+        for (batch, done), outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, Stored):
+                pairs = zip(batch.renders, outcome.fresh_renders, strict=True)
+                self._unseen.extend((now, row["request_id"]) for row, fresh in pairs if fresh)
+            if done.done():
+                continue  # who asked has gone
+            if isinstance(outcome, Stored):
+                done.set_result(outcome)
+            else:
+                done.set_exception(outcome)
+
+    def _store(self, batches: Sequence[Batch]) -> list[Stored | EventLogError]:
+        """What became of each batch. One that the database cannot hold fails alone."""
         try:
-            await self._in_thread(lines, sync=True)
-        except OSError as error:
-            logger.exception("the event log cannot be written")
-            for _, done in group:
-                if not done.done():
-                    done.set_exception(EventLogError(str(error)))
-        else:
-            for _, done in group:
-                if not done.done():
-                    done.set_result(None)
+            return list(self._together(batches))
+        except OperationalError as error:
+            logger.exception("the database cannot be written")
+            return [EventLogError(str(error.orig))] * len(batches)
+        except DBAPIError as error:
+            if len(batches) > 1:
+                return [outcome for batch in batches for outcome in self._store([batch])]
+            logger.exception("the database does not take a batch")
+            return [EventLogError(str(error.orig))]
+
+    def _together(self, batches: Sequence[Batch]) -> list[Stored]:
+        @_again
+        def commit() -> tuple[set[str], set[str]]:
+            with writing(self.engine) as connection:
+                events = insert_events(connection, [row for batch in batches for row in batch.events])
+                return events, insert_renders(connection, [row for batch in batches for row in batch.renders])
+
+        events, renders = commit()
+        outcomes = []
+        for batch in batches:
+            fresh = _first(batch.events, "event_id", events)
+            known = {row["event_id"] for row, new in zip(batch.events, fresh, strict=True) if not new}
+            stored: list[Row] = []
+            if known:
+                with reading(self.engine) as connection:
+                    stored = events_by_id(connection, known)
+            outcomes.append(Stored(fresh, _first(batch.renders, "request_id", renders), stored))
+        return outcomes
+
+    # The rest: written soon
 
     async def _flush_forever(self) -> None:
-        loop = asyncio.get_running_loop()
-        synced = loop.time()
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            sync = loop.time() - synced >= SYNC_SECONDS
-            if sync:
-                synced = loop.time()
-            await asyncio.shield(self._flush(sync=sync))
+            await asyncio.shield(self._flush())
 
-    async def _flush(self, *, sync: bool) -> None:
-        lines, self._later = self._later, []
-        if not lines and not (sync and self._unsynced):
-            return
+    async def _flush(self) -> None:
+        later, self._later = self._later, _Later()
+        if later:
+            await self._in_thread(self._write, later)
+            room = MAX_BUFFERED - len(self._later.exposures)
+            self._on_lost(max(0, len(later.exposures) - room))
+            self._later.exposures[:0] = later.exposures[:room]
+            self._later.merges[:0] = later.merges
+        until = asyncio.get_running_loop().time() - UNMATCHED_SECONDS
+        due = set()
+        while self._unseen and self._unseen[0][0] <= until:
+            due.add(self._unseen.popleft()[1])
+        if due:
+            self._on_unmatched(await self._in_thread(self._unmatched, due))
+
+    def _write(self, later: _Later) -> None:
+        """Write it; exposures and logins that have to be tried again stay in `later`."""
+        exposures, merges = later.exposures, later.merges
+        verdicts = [_verdict(row) for rows in later.verdicts.values() for row in rows]
+        verdicts.sort(key=lambda row: row["at"])
+        if self._written("exposures", _insert_exposures, [_exposure(row) for row in exposures]):
+            later.exposures = []
+        if self._written("logins", insert_merges, merges):
+            later.merges = []
+        self._written("verdicts", insert_verdicts, verdicts)
+
+    def _written(self, what: str, insert: Insert, rows: Sequence[Row]) -> bool:
+        """Whether there is nothing to be tried again."""
         try:
-            await self._in_thread(lines, sync=sync)
-        except OSError:
-            logger.exception("%d exposures could not be written", len(lines))
-            self._on_lost(len(lines))
+            if rows:
+                self._insert(insert, rows)
+        except OperationalError:
+            logger.exception("%d %s could not be written yet", len(rows), what)
+            return False
+        except DBAPIError:
+            self._insert_each(what, insert, rows)
+        return True
 
-    async def _in_thread(self, lines: Sequence[bytes], *, sync: bool) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._write, lines, sync)
+    def _insert(self, insert: Insert, rows: Sequence[Row]) -> None:
+        with writing(self.engine) as connection:
+            insert(connection, rows)
 
-    def _write(self, lines: Sequence[bytes], sync: bool) -> None:
-        file = self._open()
-        if lines:
-            file.write(b"\n".join(lines) + b"\n")
-            self._unsynced = True
-        if sync:
-            os.fsync(file.fileno())
-            self._unsynced = False
+    def _insert_each(self, what: str, insert: Insert, rows: Sequence[Row]) -> None:
+        """One that the database cannot hold must not take the others with it."""
+        for row in rows:
+            try:
+                self._insert(insert, [row])
+            except DBAPIError:
+                logger.exception("one of the %s could not be written", what)
+                self._on_lost(what == "exposures")
 
-    def _open(self) -> BinaryIO:
-        """Today's file. Unbuffered: what `write` has taken survives the process."""
-        day = datetime.fromtimestamp(self._clock(), UTC).strftime("%Y%m%d")
-        if self._file is None or day != self._day:
-            if self._file is not None:
-                os.fsync(self._file.fileno())
-                self._file.close()
-            self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / f"events-{day}-{os.getpid()}.jsonl"
-            self._file = path.open("ab", buffering=0)
-            if path.stat().st_size:
-                # After a crash the last line may be torn: begin a new one.
-                self._file.write(b"\n")
-            self._day = day
-        return self._file
+    def _unmatched(self, request_ids: set[str]) -> int:
+        try:
+            with reading(self.engine) as connection:
+                return len(request_ids - known_requests(connection, request_ids))
+        except DBAPIError:
+            logger.exception("renders could not be compared with exposures")
+            return 0
+
+    async def _in_thread(self, work: Callable[[T], R], given: T) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, given)
+
+
+_again = retry(
+    retry=retry_if_exception_type(OperationalError),
+    stop=stop_after_attempt(ATTEMPTS),
+    wait=wait_random_exponential(multiplier=0.02, max=0.5),
+    reraise=True,
+)
+"""A database that was locked, restarted, or saw two writers in each other's way: the same transaction again."""
+
+
+def utc(seconds: float) -> datetime:
+    """Unix time as the database has it: UTC without zone."""
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+
+
+def unix(moment: datetime) -> float:
+    """Unix time of what `utc` has made."""
+    return moment.replace(tzinfo=UTC).timestamp()
+
+
+def received(number: int, now: datetime) -> datetime:
+    """When the event with this number in a body was received: a microsecond after the one before, so that their order stands."""
+    return now + timedelta(microseconds=number)
+
+
+def _first(rows: Sequence[Row], key: str, fresh: set[str]) -> list[bool]:
+    """For each row whether it is the one that made its key; takes those keys out of `fresh`."""
+    found = []
+    for row in rows:
+        found.append(row[key] in fresh)
+        fresh.discard(row[key])
+    return found
+
+
+def _insert_exposures(connection: Connection, rows: Sequence[Row]) -> None:
+    insert_new(connection, EXPOSURES, "request_id", rows)
+
+
+def _exposure(row: Row) -> Row:
+    return {**row, "occurred_at": utc(row["occurred_at"]), **_printable(row, "user_id", "session_id", "widget")}
+
+
+def _verdict(row: Row) -> Row:
+    body = row["body"]
+    text = body if isinstance(body, str) else orjson.dumps(body).decode()
+    written = {**row, "at": utc(row["at"]), "body": text[:BODY]}
+    return {**written, **_printable(written, "event_id", "reason", "body")}
+
+
+def _printable(row: Mapping[str, Any], *names: str) -> Row:
+    """Text without the character 0, which PostgreSQL does not hold."""
+    return {name: value.replace("\0", "\ufffd") for name in names if isinstance(value := row[name], str)}

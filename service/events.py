@@ -2,62 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
-
-import orjson
-from pydantic import ValidationError
+from datetime import UTC, datetime
+from typing import Any
 
 from recsys.ranking import NO_ITEM
+from recsys.store.schema import Origin
+from recsys.store.writing import Row
 from service.bundles import LiveBundle
-from service.event_log import EventLog, EventLogError
+from service.event_log import Batch, EventLog, EventLogError, Stored, received, unix
+from service.healing import live_event
+from service.judging import ACCEPTED, DUPLICATE, REJECTED, VERDICTS, Judged, Verdict, judge
 from service.metrics import Metrics
-from service.schemas import MAX_EVENTS, Event, in_words
-from service.session_store import LiveEvent, SessionStore
-
-ACCEPTED: Final = "accepted"
-DUPLICATE: Final = "duplicate"
-REJECTED: Final = "rejected"
-FUTURE: Final = timedelta(minutes=5)
-EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
-
-
-class EventsError(Exception):
-    """The body as a whole cannot be read; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What became of one event."""
-
-    event_id: str | None
-    verdict: str
-    reason: str | None = None
-
-
-def parse_body(body: bytes) -> list[Any]:
-    """The events of a body: one object, a list, or `{"events": [...]}`.
-
-    Raises:
-        EventsError: it is not JSON, of another shape, or holds too many.
-    """
-    try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise EventsError(f"the body is not JSON: {error}") from error
-    if isinstance(content, dict):
-        content = content["events"] if set(content) == {"events"} else [content]
-    if not isinstance(content, list):
-        raise EventsError('send one event, a list of events, or {"events": [...]}')
-    if not content:
-        raise EventsError("there is no event in the body")
-    if len(content) > MAX_EVENTS:
-        raise EventsError(f"{len(content):,} events at once are too many: send at most {MAX_EVENTS:,}")
-    return content
+from service.schemas import Event, Render
+from service.session_store import SessionStore
 
 
 class Intake:
@@ -69,72 +27,76 @@ class Intake:
         self._metrics = metrics
         self._clock = clock
 
-    async def take(self, live: LiveBundle, contents: Sequence[Any]) -> list[Verdict]:
-        """A verdict for each, in order."""
-        now = datetime.fromtimestamp(self._clock(), UTC)
-        judged = [self._judge(content, now) for content in contents]
-        good = [event for event in judged if isinstance(event, Event)]
-        outcomes = iter(await self._store_all(good, now))
-        verdicts = [next(outcomes) if isinstance(event, Event) else event for event in judged]
-        verdicts = [self._note(live, event, verdict) for event, verdict in zip(judged, verdicts, strict=True)]
-        for kind in (ACCEPTED, DUPLICATE, REJECTED):
+    async def take(
+        self, live: LiveBundle | None, contents: Sequence[Any], origin: Origin = Origin.API
+    ) -> list[Verdict]:
+        """A verdict for each, in order; without a bundle none says whether the catalogue has the item."""
+        now = self._clock()
+        judged = judge(contents, datetime.fromtimestamp(now, UTC), origin)
+        events = [one for one in judged if isinstance(one.found, Event)]
+        renders = [one for one in judged if isinstance(one.found, Render)]
+        outcomes = await self._store_all(events, renders, now)
+        verdicts = [outcomes[id(one)] if not isinstance(one.found, Verdict) else one.found for one in judged]
+        verdicts = [_note(live, one.found, verdict) for one, verdict in zip(judged, verdicts, strict=True)]
+        for one, verdict in zip(judged, verdicts, strict=True):
+            self._log.judged(now, verdict.event_id, verdict.verdict, verdict.reason, one.content)
+        for kind in VERDICTS:
             self._metrics.judged(kind, sum(verdict.verdict == kind for verdict in verdicts))
         return verdicts
 
-    def _judge(self, content: Any, now: datetime) -> Event | Verdict:
-        """The event, complete with id and time, or why it is none."""
-        given = content.get("event_id") if isinstance(content, dict) else None
-        known = given if isinstance(given, str) else None
-        try:
-            event = Event.model_validate(content)
-        except ValidationError as error:
-            return Verdict(known, REJECTED, in_words(error))
-        occurred = event.occurred_at or now
-        if occurred.tzinfo is None:
-            occurred = occurred.replace(tzinfo=UTC)
-        if not EARLIEST <= occurred <= now + FUTURE:
-            when = "in the future" if occurred > now else "before 1990"
-            return Verdict(known, REJECTED, f"occurred_at lies {when}: {occurred.isoformat()}")
-        return event.model_copy(
-            update={"occurred_at": occurred.astimezone(UTC), "event_id": event.event_id or _derived_id(event)}
-        )
+    async def _store_all(self, events: Sequence[Judged], renders: Sequence[Judged], now: float) -> dict[int, Verdict]:
+        """In the database first, which knows what is new; then in the histories, also what is known: they may lack it.
 
-    async def _store_all(self, events: Sequence[Event], now: datetime) -> list[Verdict]:
-        """On disk first: an event that is lost after its id was taken could never be sent again."""
-        if not events:
-            return []
+        The verdicts by `id` of the judged.
+        """
+        if not events and not renders:
+            return {}
+        moment = datetime.fromtimestamp(now, UTC).replace(tzinfo=None)
+        rows = [_event_row(one, received(number, moment)) for number, one in enumerate(events)]
+        shown = [_render_row(one, received(number, moment)) for number, one in enumerate(renders)]
         try:
-            await self._log.append([_line(event, now) for event in events])
+            stored = await self._log.append(Batch(rows, shown))
         except EventLogError:
-            return [Verdict(event.event_id, REJECTED, "could not be stored: send it again") for event in events]
-        new = await self._store.append(
-            [
-                LiveEvent(
-                    str(event.event_id), event.type, event.item_id, event.user_id, event.session_id, now.timestamp()
-                )
-                for event in events
-            ]
-        )
-        return [
-            Verdict(
-                event.event_id, ACCEPTED if fresh else DUPLICATE, None if fresh else "this event_id was sent before"
-            )
-            for event, fresh in zip(events, new, strict=True)
-        ]
+            again = "could not be stored: send it again"
+            return {id(one): Verdict(_id_of(one), REJECTED, again) for one in (*events, *renders)}
+        await self._store.append(self._for_histories(rows, stored, now))
+        fresh = zip((*events, *renders), (*stored.fresh, *stored.fresh_renders), strict=True)
+        return {id(one): _verdict(one, new=new) for one, new in fresh}
 
-    @staticmethod
-    def _note(live: LiveBundle, event: Event | Verdict, verdict: Verdict) -> Verdict:
-        if isinstance(event, Event) and verdict.verdict == ACCEPTED and live.catalogue.row(event.item_id) == NO_ITEM:
-            return Verdict(verdict.event_id, ACCEPTED, "the item is not in the catalogue yet")
+    def _for_histories(self, rows: Sequence[Row], stored: Stored, now: float) -> list[Any]:
+        new = [row for row, fresh in zip(rows, stored.fresh, strict=True) if fresh]
+        oldest = now - self._store.history_seconds
+        known = [row for row in stored.known if unix(row["received_at"]) >= oldest]
+        return [event for row in (*known, *new) if (event := live_event(row)) is not None]
+
+
+def _verdict(one: Judged, *, new: bool) -> Verdict:
+    if new:
+        return Verdict(_id_of(one), ACCEPTED)
+    sent = "this answer was confirmed before" if isinstance(one.found, Render) else "this event_id was sent before"
+    return Verdict(_id_of(one), DUPLICATE, sent)
+
+
+def _id_of(one: Judged) -> str | None:
+    return one.found.event_id
+
+
+def _note(live: LiveBundle | None, found: Event | Render | Verdict, verdict: Verdict) -> Verdict:
+    known = live is None or not isinstance(found, Event) or live.catalogue.row(found.item_id) != NO_ITEM
+    if known or verdict.verdict != ACCEPTED:
         return verdict
+    return Verdict(verdict.event_id, ACCEPTED, "the item is not in the catalogue yet")
 
 
-def _derived_id(event: Event) -> str:
-    """With a time of its own an event is known by its content, so that a retry counts once; else each one is new."""
-    if event.occurred_at is None:
-        return uuid.uuid4().hex
-    return hashlib.blake2b(event.model_dump_json().encode(), digest_size=16).hexdigest()
+def _naive(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=None)
 
 
-def _line(event: Event, now: datetime) -> bytes:
-    return orjson.dumps({"kind": "event", **event.model_dump(), "received_at": now})
+def _event_row(one: Judged, moment: datetime) -> Row:
+    row = one.found.model_dump()  # type: ignore[union-attr]
+    return {**row, "occurred_at": _naive(row["occurred_at"]), "received_at": moment, "origin": one.origin}
+
+
+def _render_row(one: Judged, moment: datetime) -> Row:
+    row = one.found.model_dump(exclude={"type", "event_id", "occurred_at"})  # type: ignore[union-attr]
+    return {**row, "rendered_at": _naive(one.found.occurred_at), "received_at": moment}  # type: ignore[union-attr]

@@ -5,6 +5,7 @@ Each surface keeps most of its places for the models; with nothing joined they a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -20,6 +21,7 @@ ALIKE: Final = 0.2
 SIMILAR: Final = "similar_content"
 NEW: Final = "new_arrivals"
 NEW_FOR_YOU: Final = "new_arrivals_for_you"
+NOW: Final = "trending_now"
 
 
 def similar(live: LiveBundle, model: Model, query: Query, k: int, mask: Mask, *, shown: int) -> Ranking:
@@ -91,6 +93,16 @@ def new_arrivals(live: LiveBundle, model: Model, query: Query, k: int, mask: Mas
     placed = replace(content, order=content.order[:0], name=NEW_FOR_YOU)
     first = placed.recommend(query, places - min(len(unplaced), places // 2, 1), mask)
     return leading(_both(first, listed(unplaced[: places - len(first)], NEW)), model, query, k, mask)
+
+
+def trending(
+    live: LiveBundle, model: Model, query: Query, k: int, mask: Mask, *, trend: Sequence[str], shown: int
+) -> Ranking:
+    """Up to half of the first `shown` places for what shoppers want right now, ids in `trend`, then what the model says."""
+    wanted = np.array([live.catalogue.row(item_id) for item_id in trend], dtype=np.int32)
+    wanted = wanted[wanted != NO_ITEM]
+    wanted = wanted[mask[wanted]][: min(k, shown // 2)]
+    return leading(listed(wanted, NOW), model, query, k, mask)
 
 
 def listed(rows: ItemArray, source: str) -> Ranking:

@@ -8,11 +8,13 @@ import time
 from fastapi import FastAPI
 
 from recsys.errors import UserError
+from recsys.store.database import database_url, open_database
 from recsys.tables import CATALOGUE_LOG
 from service.app import create_app
+from service.arms import Arms
 from service.bundles import BundleHolder
 from service.catalogue_log import CatalogueLog
-from service.event_log import FileEventLog
+from service.event_log import EventLog
 from service.metrics import Metrics
 from service.rules import RulesHolder
 from service.session_store import SessionStore
@@ -23,7 +25,7 @@ def app_from_settings() -> FastAPI:
     """The application for the settings in the environment.
 
     Raises:
-        UserError: no Redis is given (`recsys serve` starts one), no bundle is live, or the rules cannot be used.
+        UserError: no Redis is given (`recsys serve` starts one), no bundle is live, or the rules or the experiments cannot be used.
     """
     settings = Settings()
     if settings.redis_url is None:
@@ -37,10 +39,11 @@ def app_from_settings() -> FastAPI:
         retry_ms=settings.redis_retry_ms,
         history_events=settings.history_events,
         history_days=settings.history_days,
-        pending_events=settings.pending_events,
     )
-    log = FileEventLog(settings.data_dir / "log", time.time, metrics.lost)
+    engine = open_database(database_url(settings.data_dir, settings.database_url))
+    log = EventLog(engine, on_lost=metrics.lost, on_unmatched=metrics.unmatched)
     catalogue_log = CatalogueLog(settings.data_dir / CATALOGUE_LOG)
     holder = BundleHolder(settings.data_dir / "bundles", catalogue_log, metrics.refused)
     rules = RulesHolder(settings.rules, metrics)
-    return create_app(holder, store, log, catalogue_log, rules, metrics, settings, time.time)
+    arms = Arms(settings.experiments, holder, rules, metrics)
+    return create_app(holder, store, log, catalogue_log, rules, arms, metrics, settings, time.time)

@@ -42,12 +42,15 @@ class Metrics:
             registry=registry,
             multiprocess_mode="max",
         )
-        self._pending = Gauge(
-            "recsys_events_pending",
-            "Events that wait for Redis",
+        self._behind = Gauge(
+            "recsys_histories_behind",
+            "1 while events of the database are missing in Redis",
             ["shop"],
             registry=registry,
-            multiprocess_mode="livesum",
+            multiprocess_mode="livemax",
+        )
+        self._unmatched = Counter(
+            "recsys_renders_unmatched", "Renders that name no exposure", ["shop"], registry=registry
         )
         self._changes = Counter("recsys_items_changed", "Items by verdict", ["shop", "verdict"], registry=registry)
         self._waiting = Gauge(
@@ -75,6 +78,23 @@ class Metrics:
             registry=registry,
             multiprocess_mode="max",
         )
+        self._arm_answers = Counter(
+            "recsys_arm_answers",
+            "Answers by arm of an experiment",
+            ["shop", "experiment", "arm", "degraded"],
+            registry=registry,
+        )
+        self._plan_refused = Counter(
+            "recsys_experiments_refused", "Files of experiments not loaded", ["shop"], registry=registry
+        )
+        self._plan_stale = Gauge(
+            "recsys_experiments_stale",
+            "1 while the file of experiments cannot be used and an older one is in force",
+            ["shop"],
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        self._arm_children: dict[tuple[str, str, bool], Counter] = {}
         self._rule_children: dict[tuple[str, str], Counter] = {}
         self._answer_children: dict[tuple[str, str, bool], Counter] = {}
         self._latency_children: dict[str, Histogram] = {}
@@ -103,6 +123,10 @@ class Metrics:
         """Count exposures that could not be written."""
         self._lost.labels(self._shop).inc(n)
 
+    def unmatched(self, n: int) -> None:
+        """Count renders of which there is no exposure."""
+        self._unmatched.labels(self._shop).inc(n)
+
     def refused(self) -> None:
         """Count a bundle that was not loaded."""
         self._refused.labels(self._shop).inc()
@@ -113,6 +137,19 @@ class Metrics:
         if child is None:
             child = self._rule_children[rule, outcome] = self._rules.labels(self._shop, rule, outcome)
         child.inc()
+
+    def placed(self, experiment: str, arm: str, *, degraded: bool) -> None:
+        """Count an answer for an arm."""
+        child = self._arm_children.get((experiment, arm, degraded))
+        if child is None:
+            child = self._arm_answers.labels(self._shop, experiment, arm, str(degraded).lower())
+            self._arm_children[experiment, arm, degraded] = child
+        child.inc()
+
+    def plan_refused(self, *, stale: bool) -> None:
+        """Whether the file of experiments as it is now cannot be used; counted where so."""
+        self._plan_refused.labels(self._shop).inc(stale)
+        self._plan_stale.labels(self._shop).set(stale)
 
     def rules_refused(self, *, stale: bool) -> None:
         """Whether the rule file as it is now cannot be used; counted where so."""
@@ -128,11 +165,11 @@ class Metrics:
         if n:
             self._changes.labels(self._shop, verdict).inc(n)
 
-    def state(self, *, bundle_age_seconds: float, pending: int, waiting: int) -> None:
+    def state(self, *, bundle_age_seconds: float, behind: bool, waiting: int) -> None:
         """What is true now."""
         self._waiting.labels(self._shop).set(waiting)
         self._age.labels(self._shop).set(bundle_age_seconds)
-        self._pending.labels(self._shop).set(pending)
+        self._behind.labels(self._shop).set(behind)
 
     def text(self) -> bytes:
         """Everything, of all workers where there are several."""

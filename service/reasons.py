@@ -28,12 +28,14 @@ _BY_CONTENT: Final = {
 }
 """By whether type and brand are the same."""
 _CONTENT: Final = frozenset({"content", "similar_content", "new_arrivals_for_you"})
+OWN: Final = "buy_again"
 _PLAIN: Final = {
     "popularity": b'"Popular right now"',
     "category_popularity": b'"Popular in this category"',
     "trending": b'"More wanted than usual this week"',
     "trending_now": b'"Wanted in the last hours"',
     "new_arrivals": b'"New here"',
+    "new_arrivals_for_you": b'"New here"',
     "random": b'"Picked at random"',
     PINNED: b'"Picked by the shop"',
 }
@@ -52,17 +54,28 @@ _SHARED: Final = {same: _around(words) for same, words in _BY_CONTENT.items()}
 
 def reasons(ranking: Ranking, history: History, catalogue: LiveCatalogue) -> list[bytes]:
     """A JSON string for each item of the ranking."""
-    counts = _times_bought(ranking, history) if "buy_again" in ranking.sources else None
+    counts = _times_bought(ranking, history) if OWN in ranking.sources else None
     texts = []
-    for place, (source, because) in enumerate(zip(ranking.sources, ranking.because.tolist(), strict=True)):
-        if source == "buy_again" and counts is not None:
+    for place, (source, item) in enumerate(zip(ranking.sources, cited(ranking), strict=True)):
+        if source == OWN and counts is not None:
             texts.append(_bought(int(counts[place])))
-        elif because != NO_ITEM and (source in _ABOUT or source in _CONTENT):
-            before, after = _ABOUT.get(source) or _SHARED[_same(int(ranking.items[place]), because, catalogue)]
-            texts.append(before + catalogue.title_json(because)[1:-1] + after)
+        elif item != NO_ITEM:
+            before, after = _ABOUT.get(source) or _SHARED[_same(int(ranking.items[place]), item, catalogue)]
+            texts.append(before + catalogue.title_json(item)[1:-1] + after)
         else:
             texts.append(_PLAIN.get(source, _UNKNOWN))
     return texts
+
+
+def cited(ranking: Ranking) -> list[int]:
+    """For each item the one that its reason speaks of, of the history, the cart or the page; `NO_ITEM` where of none.
+
+    An item that the shopper bought before is its own reason.
+    """
+    return [
+        because if source == OWN or source in _ABOUT or source in _CONTENT else NO_ITEM
+        for source, because in zip(ranking.sources, ranking.because.tolist(), strict=True)
+    ]
 
 
 def _same(item: int, other: int, catalogue: LiveCatalogue) -> tuple[bool, bool]:

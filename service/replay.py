@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-import heapq
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import orjson
 from pydantic import ValidationError
+from sqlalchemy import URL, Engine
 
 from recsys.bundle import BundleError, load_bundle
 from recsys.events import EVENT_CODE, Surface
 from recsys.publish import live_version
 from recsys.ranking import EMPTY_HISTORY, NO_ITEM, History
+from recsys.store import migrate
+from recsys.store.database import exists, opened, reading
+from recsys.store.reading import latest_exposures, logins_of, owner_at, rows_between, watermark
+from recsys.store.schema import EVENTS
+from recsys.store.writing import Row
 from recsys.tables import CATALOGUE_LOG
-from service.answering import Shopper, join
+from service.answering import join
+from service.answers import Shopper
 from service.bundles import LiveBundle
 from service.catalogue import LiveCatalogue
 from service.catalogue_log import CatalogueLog
+from service.event_log import unix
 from service.schemas import RecommendRequest
 
 _DAY: Final = 86_400
 _K: Final = 12
 
-Happened = tuple[float, str, str]
-"""When it was received, which item, which type of event."""
+Happened = tuple[float, float, str, str]
+"""Since when it was known to be the shopper's, when it was received, which item, which type of event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,8 @@ class Replayed:
     shopper: Shopper
     at: float
     """Unix time."""
+    request_id: str = ""
+    """Of the answer that it had; empty for one that is made up."""
 
 
 def open_live(data_dir: Path, version: str | None) -> LiveBundle:
@@ -56,46 +65,60 @@ def open_live(data_dir: Path, version: str | None) -> LiveBundle:
     return LiveBundle(bundle, LiveCatalogue(bundle, CatalogueLog(data_dir / CATALOGUE_LOG)))
 
 
-def requests_for(data_dir: Path, live: LiveBundle, limit: int) -> tuple[list[Replayed], str]:
-    """At most `limit` requests to try rules on, and where they come from, in words."""
-    logged = from_log(data_dir / "log", live, limit)
+def requests_for(url: URL, live: LiveBundle, limit: int) -> tuple[list[Replayed], str]:
+    """At most `limit` requests to try rules on, and where they come from, in words.
+
+    Raises:
+        UserError: the database cannot be used.
+    """
+    with opened(url) as engine:
+        logged = from_log(engine, live, limit) if exists(url) and migrate.version(engine) is not None else []
     if logged:
         return logged, f"{len(logged):,} requests of the log, each with the history of then"
     made = sampled(live, limit, time.time())
-    return made, f"{len(made):,} requests made up from the bundle's users, since {data_dir / 'log'} holds none"
+    return made, f"{len(made):,} requests made up from the bundle's users, since the log holds none"
 
 
-def from_log(folder: Path, live: LiveBundle, limit: int) -> list[Replayed]:
-    """The last `limit` answers of the service's log, in order of time, each with the history of then.
+def from_log(
+    engine: Engine, live: LiveBundle, limit: int, wanted: Callable[[Row], bool] = lambda _: True
+) -> list[Replayed]:
+    """The last `limit` answers of the service's log that are wanted, in order of time, each with the history of then.
 
     Answers of older versions, whose question the log does not hold, are passed over where they cannot be asked without it.
     """
-    exposures = (
-        (at, number, asked) for number, (at, line) in enumerate(_lines(folder, "exposure")) if (asked := _request(line))
+    askable = (
+        (unix(row["occurred_at"]), row["request_id"], asked)
+        for row in latest_exposures(engine)
+        if wanted(row) and (asked := _request(row))
     )
-    # The number tells apart what happened at one moment.
-    shown = sorted(heapq.nlargest(limit, exposures, key=lambda one: one[:2]), key=lambda one: one[:2])
+    shown = list(itertools.islice(askable, limit))[::-1]
+    shown.sort(key=lambda one: one[0])
     events: dict[str | None, list[Happened]] = {_shopper_of(asked): [] for _, _, asked in shown}
-    for at, line in _lines(folder, "event"):
-        for who in _shoppers_of(line) & events.keys():
-            events[who].append((at, str(line.get("item_id")), str(line.get("type"))))
+    for rows in rows_between(engine, EVENTS, 0, watermark(engine, EVENTS)):
+        with reading(engine) as connection:
+            logins = logins_of(connection, {row["session_id"] for row in rows} - {None})
+        for row in rows:
+            for who, known_at in _known_from(row, logins).items():
+                if who in events:
+                    events[who].append((known_at, unix(row["received_at"]), row["item_id"], row["type"]))
     for happened in events.values():
-        happened.sort()
-    return [Replayed(asked, _known(live, asked, events[_shopper_of(asked)], at), at) for at, _, asked in shown]
+        happened.sort(key=lambda one: one[1])
+    return [
+        Replayed(asked, _known(live, asked, events[_shopper_of(asked)], at), at, request_id)
+        for at, request_id, asked in shown
+    ]
 
 
-def _lines(folder: Path, kind: str) -> Iterator[tuple[float, dict[str, Any]]]:
-    """Time and content of every line of a kind that can be read."""
-    for path in sorted(folder.glob("*.jsonl")):
-        with path.open("rb") as file:
-            for line in file:
-                try:
-                    content = orjson.loads(line)
-                    if content["kind"] == kind:
-                        moment = content["received_at" if kind == "event" else "occurred_at"]
-                        yield datetime.fromisoformat(moment).timestamp(), content
-                except (ValueError, KeyError, TypeError):
-                    continue  # torn by a crash, or not ours
+def _known_from(row: Row, logins: Mapping[str, Sequence[tuple[datetime, str]]]) -> dict[str, float]:
+    """Whose histories an event is in, and since when: in a user's, where they log in later, since then."""
+    at, user, session = unix(row["received_at"]), row["user_id"], row["session_id"]
+    found = {} if session is None else {f"s:{session}": at}
+    if user is not None:
+        found[f"u:{user}"] = at
+    elif session in logins:
+        owner = owner_at(logins[session], row["received_at"])
+        found[f"u:{owner}"] = max(at, unix(logins[session][0][0]))
+    return found
 
 
 def _shopper_of(request: RecommendRequest) -> str | None:
@@ -105,35 +128,29 @@ def _shopper_of(request: RecommendRequest) -> str | None:
     return None if request.session_id is None else f"s:{request.session_id}"
 
 
-def _shoppers_of(line: dict[str, Any]) -> set[str]:
-    """Whose histories an event is in."""
-    given = {"u": line.get("user_id"), "s": line.get("session_id")}
-    return {f"{kind}:{value}" for kind, value in given.items() if value is not None}
-
-
-def _request(line: dict[str, Any]) -> RecommendRequest | None:
+def _request(line: Row) -> RecommendRequest | None:
     """The question of a logged answer; None where the log does not hold enough of it."""
     members = {name: line.get(name) for name in ("user_id", "session_id", "surface")}
     try:
-        asked = {"k": max(len(line["items"]), 1), **line.get("request", {}), **members}
-        if before := line.get("shown_before"):  # on the same page
+        asked = {"k": max(len(line["items"]), 1), **line["request"], **members}
+        if before := line["shown_before"]:  # on the same page
             filters = asked.get("filters", {})
             asked["filters"] = {**filters, "exclude_item_ids": [*filters.get("exclude_item_ids", ()), *before]}
         return RecommendRequest.model_validate(asked)
-    except (ValidationError, KeyError, TypeError):
+    except ValidationError:
         return None
 
 
 def _known(live: LiveBundle, request: RecommendRequest, events: list[Happened], at: float) -> Shopper:
     """What was known of a shopper: the bundle's history, then what had come since."""
     base = EMPTY_HISTORY if request.user_id is None else live.bundle.histories.of(request.user_id)
-    since = [one for one in events if live.bundle.log_until < one[0] <= at and one[2] in EVENT_CODE]
-    rows = [live.catalogue.row(item_id) for _, item_id, _ in since]
+    since = [one for one in events if live.bundle.log_until < one[1] and one[0] <= at and one[3] in EVENT_CODE]
+    rows = [live.catalogue.row(item_id) for _, _, item_id, _ in since]
     listed = [(row, one) for row, one in zip(rows, since, strict=True) if row != NO_ITEM]
     recent = History(
         np.array([row for row, _ in listed], dtype=np.int32),
-        np.array([EVENT_CODE[one[2]] for _, one in listed], dtype=np.uint8),
-        np.array([(at - one[0]) / _DAY for _, one in listed], dtype=np.float32),
+        np.array([EVENT_CODE[one[3]] for _, one in listed], dtype=np.uint8),
+        np.array([(at - one[1]) / _DAY for _, one in listed], dtype=np.float32),
     )
     return Shopper(join(base, recent), recent.items)
 

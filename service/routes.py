@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 import orjson
@@ -9,11 +10,15 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from recsys.ranking import NO_ITEM
+from recsys.store.reading import latest_verdicts
 from service.answering import Answering
 from service.bundles import BundleHolder
 from service.catalogue_api import UPDATED, CatalogueEditor, ItemsError, parse_items
 from service.catalogue_log import CatalogueLogError
-from service.events import ACCEPTED, DUPLICATE, REJECTED, EventsError, Intake, parse_body
+from service.event_log import EventLog
+from service.events import Intake
+from service.explaining import explained
+from service.judging import REJECTED, VERDICTS, EventsError, parse_body
 from service.metrics import Metrics
 from service.schemas import (
     BulkUpdate,
@@ -31,6 +36,7 @@ from service.settings import Settings
 
 JSON: Final = "application/json"
 SEARCH_LIMIT: Final = 20
+MAX_VERDICTS: Final = 1_000
 
 
 class TooLargeError(Exception):
@@ -46,6 +52,7 @@ class Routes:
         answering: Answering,
         intake: Intake,
         editor: CatalogueEditor,
+        log: EventLog,
         metrics: Metrics,
         settings: Settings,
     ) -> None:
@@ -53,6 +60,7 @@ class Routes:
         self._editor = editor
         self._answering = answering
         self._intake = intake
+        self._log = log
         self._metrics = metrics
         self._settings = settings
         router = self.router = APIRouter()
@@ -61,6 +69,7 @@ class Routes:
         add("/recommend", self.recommend_post, methods=["POST"], tags=["answers"], openapi_extra=_RECOMMEND_POST)
         add("/page", self.page, methods=["POST"], tags=["answers"], openapi_extra=_PAGE)
         add("/events", self.events, methods=["POST"], tags=["events"], openapi_extra=_EVENTS)
+        add("/events/verdicts", self.verdicts, methods=["GET"], tags=["events"])
         add("/items/{item_id:path}", self.item, methods=["GET"], tags=["catalogue"])
         add("/items/{item_id:path}", self.put_item, methods=["PUT"], tags=["catalogue"], openapi_extra=_PUT)
         add("/items/{item_id:path}", self.delete_item, methods=["DELETE"], tags=["catalogue"])
@@ -96,7 +105,8 @@ class Routes:
     async def _recommend(self, question: RecommendRequest) -> Response:
         if question.k > self._settings.max_k:
             return _problem(422, f"k: at most {self._settings.max_k} items can be asked for")
-        return Response(await self._answering.answer(self._holder.live, question), media_type=JSON)
+        answer = explained(self._answering, question) if question.explain else self._answering.answer(question)
+        return Response(await answer, media_type=JSON)
 
     async def page(self, request: Request) -> Response:
         """Recommend items for several widgets of one page, none of them twice; a widget's answer is that of /recommend."""
@@ -112,10 +122,10 @@ class Routes:
         if large := [name for name, question in widgets.items() if question.k > most]:
             message = f"at most {most} items can be asked for"
             return _unfit([{"field": f"widgets.{name}.k", "message": message} for name in large])
-        return Response(await self._answering.page(self._holder.live, widgets), media_type=JSON)
+        return Response(await self._answering.page(widgets), media_type=JSON)
 
     async def events(self, request: Request) -> Response:
-        """Tell what shoppers did: one event, a list, or `{"events": [...]}`, at most 1,000; a verdict for each."""
+        """Tell what shoppers did: one event, a list, or `{"events": [...]}`, ours or GA4's, at most 1,000; a verdict for each."""
         try:
             contents = parse_body(await self._body(request))
         except TooLargeError as error:
@@ -123,9 +133,18 @@ class Routes:
         except EventsError as error:
             return _problem(400, str(error))
         verdicts = await self._intake.take(self._holder.live, contents)
-        counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in (ACCEPTED, DUPLICATE, REJECTED)}
+        counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in VERDICTS}
         status = 422 if counts[REJECTED] == len(verdicts) else 200
         return Response(orjson.dumps({**counts, "verdicts": verdicts}), status, media_type=JSON)
+
+    async def verdicts(self, after: int = 0, limit: int = 100, rejected: bool = False) -> Response:
+        """The latest verdicts and the events they are of, oldest first: those with a number above `after`."""
+        kinds = (REJECTED,) if rejected else ()
+        limit = min(max(limit, 1), MAX_VERDICTS)
+        rows = await asyncio.to_thread(latest_verdicts, self._log.engine, limit, after=after, kinds=kinds)
+        return Response(
+            orjson.dumps({"verdicts": rows}, option=orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC), media_type=JSON
+        )
 
     async def item(self, item_id: str) -> Response:
         """One item of the catalogue."""
@@ -281,11 +300,12 @@ _ANSWER: Final = {
     "shortfall": 0,
     "warnings": [],
     "rules": None,
+    "arms": {},
     "items": [
         {
             "rank": 1,
             "score": 1.05,
-            "confidence": None,
+            "confidence": 0.62,
             "enhanced": False,
             "source": "buy_again",
             "reason": "You bought this 9 times",

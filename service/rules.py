@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from recsys.rules.engine import Engine, Outcomes
@@ -13,10 +14,9 @@ from recsys.rules.situation import Codes
 from service.bundles import LiveBundle
 from service.catalogue import LiveCatalogue
 from service.metrics import Metrics
+from service.watched import WatchedFile
 
 logger = logging.getLogger(__name__)
-
-_Stamp = tuple[int, int] | None
 
 
 class RulesHolder:
@@ -28,12 +28,11 @@ class RulesHolder:
         Raises:
             RulesError: the file cannot be used.
         """
-        self._path = path
+        self._file = WatchedFile(path)
         self._metrics = metrics
-        self._stamp = self._seen = _stamp(path)
         self._rules: RuleSet | None = None if path is None else read_rules(path)
-        self._engine: Engine | None = None
-        self._for: tuple[LiveCatalogue, int] | None = None
+        self._engines: dict[LiveCatalogue, tuple[int, Engine]] = {}
+        """For each catalogue that answers: its revision, and the rules made ready for it."""
         self._said: set[str] = set()
 
     @property
@@ -46,25 +45,23 @@ class RulesHolder:
         if self._rules is None:
             return None
         catalogue = live.catalogue
-        if self._engine is None or self._for is None or self._for != (catalogue, catalogue.revision):
-            self._engine = engine_for(self._rules, live)
-            self._for = (catalogue, catalogue.revision)
-            self._look_at(self._engine)
-        return self._engine
+        revision, engine = self._engines.get(catalogue, (-1, None))
+        if engine is None or revision != catalogue.revision:
+            engine = engine_for(self._rules, live)
+            self._engines[catalogue] = (catalogue.revision, engine)
+            self._look_at(engine)
+        return engine
+
+    def forget(self, kept: Collection[LiveCatalogue]) -> None:
+        """Keep no rules ready for other catalogues than these."""
+        self._engines = {catalogue: ready for catalogue, ready in self._engines.items() if catalogue in kept}
 
     async def reload(self) -> None:
-        """Read the file again where it has changed, once it has been the same for two looks.
-
-        A file that is being written may be empty for a moment, which would be no rules at all.
-        """
-        if self._path is None:
+        """Read the file again where it has changed."""
+        if self._file.path is None or not self._file.changed():
             return
-        before, self._seen = self._seen, _stamp(self._path)
-        if self._seen == self._stamp or self._seen != before:
-            return
-        self._stamp = self._seen
         try:
-            rules = await asyncio.to_thread(read_rules, self._path)
+            rules = await asyncio.to_thread(read_rules, self._file.path)
         except RulesError as error:
             self._metrics.rules_refused(stale=True)
             logger.error("the rules are refused, %s stay in force: %s", self.version, error)  # noqa: TRY400
@@ -72,7 +69,7 @@ class RulesHolder:
         self._metrics.rules_refused(stale=False)
         if rules.version != self.version:
             logger.info("rules %s are in force", rules.version)
-        self._rules, self._engine = rules, None
+        self._rules, self._engines = rules, {}
         self._said.clear()
 
     def note(self, outcomes: Outcomes) -> None:
@@ -101,12 +98,3 @@ def engine_for(rules: RuleSet, live: LiveBundle) -> Engine:
     """Rules made ready for a live bundle."""
     histories = live.bundle.histories
     return Engine(rules, live.catalogue, Codes(histories.region_index.row, histories.segment_index.row))
-
-
-def _stamp(path: Path | None) -> _Stamp:
-    """What changes with a file; None where there is none."""
-    try:
-        found = None if path is None else path.stat()
-    except OSError:
-        return None
-    return None if found is None else (found.st_mtime_ns, found.st_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from recsys.events import EventType, Surface
+from recsys.events import Surface
 
 MAX_EVENTS: Final = 1_000
 MAX_ITEMS: Final = 1_000
@@ -28,6 +28,16 @@ MAX_WIDGETS: Final = 10
 Problem = dict[str, str]
 """What is wrong with a `field`, as a `message`."""
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID, strip_whitespace=True)]
+
+
+def _storable(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must not hold the character 0")
+    return value
+
+
+StoredId = Annotated[Id, AfterValidator(_storable)]
+"""An id that goes into the database."""
 
 
 class _Strict(BaseModel):
@@ -81,6 +91,8 @@ class _Place(_Strict):
 
 class RecommendRequest(_Context, _Place, _Shopper):
     """One question. Without user, session and item it is answered for a stranger."""
+
+    explain: bool = Field(default=False, description="Say of each item how its score comes about; slow.")
 
     @model_validator(mode="after")
     def _item_where_needed(self) -> RecommendRequest:
@@ -187,27 +199,42 @@ def request_from_query(pairs: list[tuple[str, str]]) -> RecommendRequest:
     return RecommendRequest.model_validate(flat)
 
 
-class Event(_Strict):
+class _Told(_Strict):
+    """Something that happened in the shop."""
+
+    event_id: StoredId | None = Field(default=None, description="Idempotency key: the same id is counted once.")
+    user_id: StoredId | None = None
+    session_id: StoredId | None = None
+    occurred_at: datetime | None = Field(default=None, description="ISO 8601; now where absent; UTC without an offset.")
+
+
+class Event(_Told):
     """Something a shopper did with an item."""
 
-    type: EventType
-    item_id: Id
-    event_id: Id | None = Field(default=None, description="Idempotency key: the same id is counted once.")
-    user_id: Id | None = None
-    session_id: Id | None = None
-    occurred_at: datetime | None = Field(default=None, description="ISO 8601; now where absent; UTC without an offset.")
+    type: Literal["view", "click", "cart", "purchase", "hide", "return"]
+    item_id: StoredId
     quantity: int = Field(default=1, ge=1, le=1_000_000)
     price_cents: int | None = Field(default=None, ge=0, le=MAX_PRICE_CENTS)
-    order_id: Id | None = None
-    request_id: Id | None = Field(default=None, description="Of the answer that the event follows from.")
+    order_id: StoredId | None = None
+    request_id: StoredId | None = Field(default=None, description="Of the answer that the event follows from.")
     surface: Surface | None = None
-    region: Id | None = Field(default=None, description="Where the shopper was: a store, a town, a country.")
+    region: StoredId | None = Field(default=None, description="Where the shopper was: a store, a town, a country.")
 
     @model_validator(mode="after")
     def _somebody(self) -> Event:
         if self.user_id is None and self.session_id is None:
             raise ValueError("give a user_id or a session_id")
         return self
+
+
+class Render(_Told):
+    """An answer was really shown: it counts as an exposure from here on."""
+
+    type: Literal["render"]
+    request_id: StoredId = Field(description="Of the answer.")
+    items: tuple[StoredId, ...] | None = Field(
+        default=None, max_length=1_000, description="Those that were shown; all, by default."
+    )
 
 
 MAX_VALUES: Final = 64

@@ -14,8 +14,11 @@ import uvicorn
 
 from recsys.bundle import BundleError, read_manifest
 from recsys.errors import UserError
+from recsys.experiments.reading import read_plan
 from recsys.publish import live_version
 from recsys.rules.reading import read_rules
+from recsys.store.database import database_url, opened
+from recsys.store.migrate import upgrade
 from service.embedded_redis import embedded_redis
 from service.settings import Settings
 
@@ -24,7 +27,8 @@ def serve(settings: Settings) -> None:
     """Serve until interrupted, terminated or hung up on; then everything that was started is stopped.
 
     Raises:
-        UserError: no bundle is live, the rules cannot be used, the port is taken, or Redis does not start.
+        UserError: no bundle is live, the rules, the experiments or the database cannot be used, the port is taken, or Redis
+            does not start.
     """
     bundles = settings.data_dir / "bundles"
     version = live_version(bundles)
@@ -33,7 +37,11 @@ def serve(settings: Settings) -> None:
     read_manifest(bundles / version)
     if settings.rules is not None:
         read_rules(settings.rules)
+    if settings.experiments is not None:
+        read_plan(settings.experiments)
     _require_free(settings.host, settings.port)
+    with opened(database_url(settings.data_dir, settings.database_url)) as engine:
+        upgrade(engine)
     # uvicorn shuts down at a signal and then raises it again: by default that would end the process before the block does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)

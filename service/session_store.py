@@ -1,15 +1,16 @@
 """Recent history in Redis: what happened since the bundle was trained, for each user and session.
 
-A history is one byte string of fixed-size records, appended by a script that first checks whether the event is a
-duplicate; so the check, the history and the trend change together or not at all.
+A history is one byte string of fixed-size records in the order of time. One script checks whether an event is a duplicate, puts it into the
+histories and joins an anonymous session to the user who logs in: all of it happens, or nothing. Whatever is offered again changes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Mapping, Sequence
+import struct
+import time
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -24,24 +25,94 @@ from recsys.ids import hash_id
 logger = logging.getLogger(__name__)
 
 RECORD: Final = np.dtype([("item", "<u8"), ("received", "<f8"), ("type", "u1")])
-"""Item id hash, Unix time at which the service took the event, event code."""
+"""Item id hash, Unix time at which the service took the event, event code; in a session's history the code of what a user's history
+has too is marked with `JOINED`."""
+_PACK: Final = struct.Struct("<QdB").pack
+"""One record."""
+JOINED: Final = 0x80
 DUPLICATE_DAYS: Final = 7
 TREND_HOURS: Final = 24
 _HOUR: Final = 3_600
+_EVENTS_A_CALL: Final = 50
 
-# KEYS: event, trend bucket, then the histories. ARGV: record, keep bytes, history seconds, duplicate seconds, item id, weight.
-_APPEND: Final = """
-if not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[4]) then return 0 end
-for i = 3, #KEYS do
-  local length = redis.call('APPEND', KEYS[i], ARGV[1])
-  local keep = tonumber(ARGV[2])
-  if length > keep then redis.call('SET', KEYS[i], redis.call('GETRANGE', KEYS[i], length - keep, -1)) end
-  redis.call('EXPIRE', KEYS[i], ARGV[3])
+_HISTORIES: Final = """
+local SIZE = 17
+local shop, keep, seconds = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local function received(records, at) return (struct.unpack('<d', records, at + 8)) end
+local function code(records, at) return records:byte(at + 16) % 128 end
+
+-- A record goes where its time belongs; nothing changes where it is there already.
+local function insert(key, record)
+  local length, moment = redis.call('STRLEN', key), received(record, 1)
+  if length < SIZE or received(redis.call('GETRANGE', key, length - SIZE, -1), 1) < moment then
+    length = redis.call('APPEND', key, record)
+    if length > keep then redis.call('SET', key, redis.call('GETRANGE', key, length - keep, -1)) end
+  else
+    local records = redis.call('GET', key)
+    local at = #records - SIZE + 1
+    while at >= 1 and received(records, at) >= moment do
+      if records:sub(at, at + 15) == record:sub(1, 16) and code(records, at) == code(record, 1) then return end
+      at = at - SIZE
+    end
+    records = records:sub(1, at + SIZE - 1) .. record .. records:sub(at + SIZE)
+    redis.call('SET', key, records:sub(-keep))
+  end
+  redis.call('EXPIRE', key, seconds)
 end
-redis.call('ZINCRBY', KEYS[2], ARGV[6], ARGV[5])
-redis.call('EXPIRE', KEYS[2], 172800)
-return 1
+
+local function joined(record) return record:sub(1, 16) .. string.char(code(record, 1) + 128) end
+
+-- Whose a session is, and since when, as `<d` and the user.
+local function owner(session)
+  local known = redis.call('GET', shop .. ':m:' .. session)
+  if known then return known:sub(9), (struct.unpack('<d', known)) end
+end
+
+-- From this moment on the session is the user's. What it did before is the user's too, unless it was another's.
+local function join(session, user, moment)
+  local before, since = owner(session)
+  if before and before ~= user and moment < since then return end
+  if before ~= user then redis.call('SET', shop .. ':m:' .. session, struct.pack('<d', moment) .. user) end
+  redis.call('EXPIRE', shop .. ':m:' .. session, seconds)
+  local key = shop .. ':s:' .. session
+  local records = not before and redis.call('GET', key)
+  if not records then return end
+  local marked = {}
+  for at = 1, #records - SIZE + 1, SIZE do
+    local record = records:sub(at, at + SIZE - 1)
+    if record:byte(SIZE) < 128 then insert(shop .. ':u:' .. user, record) end
+    marked[#marked + 1] = joined(record)
+  end
+  redis.call('SET', key, table.concat(marked), 'EX', seconds)
+end
 """
+# ARGV of both: shop, keep bytes, history seconds.
+# Then duplicate seconds and trend seconds, and for each event: id, record, item id, weight, trend hour, user or '', session or ''.
+_APPEND: Final = (
+    _HISTORIES
+    + """
+local function add(id, record, item, weight, hour, user, session)
+  if not redis.call('SET', shop .. ':e:' .. id, '1', 'NX', 'EX', ARGV[4]) then return 0 end
+  if session ~= '' then
+    if user ~= '' then join(session, user, received(record, 1)) else user = owner(session) or '' end
+    insert(shop .. ':s:' .. session, user == '' and record or joined(record))
+  end
+  if user ~= '' then insert(shop .. ':u:' .. user, record) end
+  if weight ~= '0' then
+    redis.call('ZINCRBY', shop .. ':trend:' .. hour, weight, item)
+    redis.call('EXPIRE', shop .. ':trend:' .. hour, ARGV[5])
+  end
+  return 1
+end
+local added = 0
+for at = 6, #ARGV, 7 do
+  added = added + add(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6])
+end
+return added
+"""
+)
+# ARGV: session, user, Unix time.
+_JOIN: Final = _HISTORIES + "join(ARGV[4], ARGV[5], tonumber(ARGV[6]))"
 
 
 class StoreUnavailableError(Exception):
@@ -76,18 +147,19 @@ class SessionStore:
         retry_ms: int,
         history_events: int,
         history_days: int,
-        pending_events: int,
     ) -> None:
         """See `service.settings.Settings` for the numbers."""
         self._client: redis.Redis = redis.Redis.from_url(url)
         self._append = self._client.register_script(_APPEND)
+        self._join = self._client.register_script(_JOIN)
         self._shop = shop
         self._timeout = timeout_ms / 1_000
         self._retry = retry_ms / 1_000
         self._keep_bytes = history_events * RECORD.itemsize
-        self._history_seconds = history_days * 86_400
+        self.history_seconds = history_days * 86_400
         self._down_until = 0.0
-        self._pending: deque[LiveEvent] = deque(maxlen=pending_events)
+        self.behind_since: float | None = None
+        """When the first event was received that could not be added; who adds it takes it back."""
         self._wanted: list[tuple[list[str], asyncio.Future[list[bytes | None]]]] = []
 
     # Reading
@@ -108,7 +180,7 @@ class SessionStore:
         values = [_decode(value) for value in await self._get(keys)]
         user = values[0] if user_id is not None else NO_RECORDS
         session = values[-1] if session_id is not None else NO_RECORDS
-        return user, session
+        return user, _unmarked(session)
 
     async def _get(self, keys: list[str]) -> list[bytes | None]:
         """Values of keys; all that is wanted in one turn of the loop goes out as one MGET."""
@@ -143,66 +215,98 @@ class SessionStore:
 
     # Writing
 
-    async def append(self, events: Sequence[LiveEvent]) -> list[bool]:
-        """Add events to the histories; True for each that was new, False for a duplicate.
+    async def append(self, events: Sequence[LiveEvent]) -> None:
+        """Add events to the histories, those that are there already excepted.
 
-        With Redis away the events wait in this process and are added when it is back; they then count as new.
+        With Redis away nothing is raised: the events are in the database, and `service.healing` adds them when Redis is back.
         """
         if not events:
-            return []
-        try:
-            self._check_circuit()
-            return await self._apply(events)
-        except StoreUnavailableError:
-            self._pending.extend(events)
-            return [True] * len(events)
-
-    @property
-    def pending(self) -> int:
-        """Events that wait for Redis."""
-        return len(self._pending)
-
-    async def recover(self) -> None:
-        """Try to add the events that wait. Called every now and then."""
-        if not self._pending:
             return
-        waiting = list(self._pending)
         try:
-            self._check_circuit()
-            await self._apply(waiting)
+            await self.offer(events)
         except StoreUnavailableError:
-            return
-        for _ in waiting:
-            self._pending.popleft()
-        logger.info("%d events that had waited for Redis are in the histories", len(waiting))
+            self.note_behind(min(event.received for event in events))
 
-    async def _apply(self, events: Sequence[LiveEvent]) -> list[bool]:
+    def note_behind(self, since: float) -> None:
+        """Events received since then may be missing."""
+        self.behind_since = since if self.behind_since is None else min(since, self.behind_since)
+
+    async def offer(self, events: Sequence[LiveEvent]) -> int:
+        """The same; how many were new.
+
+        Raises:
+            StoreUnavailableError: Redis cannot be asked now.
+        """
+        self._check_circuit()
+        return await self._apply(events)
+
+    async def join(self, session_id: str, user_id: str, at: float) -> None:
+        """From this moment on the session is the user's, and so is what it did before anybody logged in.
+
+        Raises:
+            StoreUnavailableError: Redis cannot be asked now.
+        """
+        self._check_circuit()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._join(args=[*self._common(), session_id, user_id, at])
+        except (RedisError, OSError, TimeoutError) as error:
+            self._open_circuit(error)
+            raise StoreUnavailableError(str(error)) from error
+
+    async def _apply(self, events: Sequence[LiveEvent]) -> int:
+        """Some events in each call of the script: nobody else reads meanwhile."""
         pipeline = self._client.pipeline(transaction=False)
-        for event in events:
-            await self._append(keys=self._keys(event), args=self._arguments(event), client=pipeline)
+        now = time.time()
+        for start in range(0, len(events), _EVENTS_A_CALL):
+            members = [part for event in events[start : start + _EVENTS_A_CALL] for part in _arguments(event, now)]
+            head = (*self._common(), DUPLICATE_DAYS * 86_400, 2 * TREND_HOURS * _HOUR)
+            await self._append(args=[*head, *members], client=pipeline)
         try:
-            # A batch may be a thousand scripts: it gets more time than one read.
+            # A batch may be a thousand events: it gets more time than one read.
             async with asyncio.timeout(self._timeout * (1 + len(events) / 20)):
                 results = await pipeline.execute()
         except (RedisError, OSError, TimeoutError) as error:
             self._open_circuit(error)
             raise StoreUnavailableError(str(error)) from error
-        return [result == 1 for result in results]
+        return sum(results)
 
-    def _keys(self, event: LiveEvent) -> list[str]:
-        bucket = int(event.received // _HOUR)
-        keys = [f"{self._shop}:e:{event.event_id}", f"{self._shop}:trend:{bucket}"]
-        if event.user_id is not None:
-            keys.append(f"{self._shop}:u:{event.user_id}")
-        if event.session_id is not None:
-            keys.append(f"{self._shop}:s:{event.session_id}")
-        return keys
+    def _common(self) -> list[int | str]:
+        return [self._shop, self._keep_bytes, self.history_seconds]
 
-    def _arguments(self, event: LiveEvent) -> list[bytes | int | str | float]:
-        record = np.array((hash_id(event.item_id), event.received, EVENT_CODE[event.type]), dtype=RECORD).tobytes()
-        duplicate_seconds = DUPLICATE_DAYS * 86_400
-        weight = EVENT_WEIGHT[event.type]
-        return [record, self._keep_bytes, self._history_seconds, duplicate_seconds, event.item_id, weight]
+    # How far the histories are complete
+
+    async def complete_until(self) -> float | None:
+        """Unix time until which the histories hold all events; None for a Redis that was never filled, or was emptied.
+
+        Raises:
+            StoreUnavailableError: Redis cannot be asked now.
+        """
+        value = await self._ask_once(self._client.get(f"{self._shop}:complete"))
+        return None if value is None else float(value)
+
+    async def set_complete(self, until: float) -> None:
+        """See `complete_until`."""
+        await self._ask_once(self._client.set(f"{self._shop}:complete", until))
+
+    async def lead(self, seconds: int, *, again: bool = False) -> bool:
+        """Whether this process, of all workers, is the one to fill the histories for the next seconds."""
+        key = f"{self._shop}:healing"
+        if again:
+            return bool(await self._ask_once(self._client.expire(key, seconds)))
+        return bool(await self._ask_once(self._client.set(key, "1", nx=True, ex=seconds)))
+
+    async def retire(self) -> None:
+        """Let another worker fill the histories."""
+        await self._ask_once(self._client.delete(f"{self._shop}:healing"))
+
+    async def _ask_once(self, question: Awaitable[Any]) -> Any:
+        """A question of the background: that it went wrong says nothing of the answers that shoppers wait for."""
+        try:
+            async with asyncio.timeout(max(1.0, self._timeout)):
+                return await question
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailableError(str(error)) from error
 
     # Popularity
 
@@ -215,12 +319,7 @@ class SessionStore:
         self._check_circuit()
         hour = int(now // _HOUR)
         keys = [f"{self._shop}:trend:{hour - back}" for back in range(TREND_HOURS)]
-        try:
-            async with asyncio.timeout(1.0):
-                found = cast(list[tuple[bytes, float]], await self._client.zunion(keys, withscores=True))
-        except (RedisError, OSError, TimeoutError) as error:
-            self._open_circuit(error)
-            raise StoreUnavailableError(str(error)) from error
+        found = cast(list[tuple[bytes, float]], await self._ask_once(self._client.zunion(keys, withscores=True)))
         ordered = sorted(found, key=lambda pair: (-pair[1], pair[0]))[:n]
         return {item.decode("utf-8", "surrogatepass"): score for item, score in ordered}
 
@@ -267,3 +366,20 @@ def _decode(value: bytes | None) -> Records:
         return NO_RECORDS
     # A foreign or truncated value must not cost the answer: whole records count.
     return np.frombuffer(value, dtype=RECORD, count=len(value) // RECORD.itemsize)
+
+
+def _unmarked(records: Records) -> Records:
+    """The same records without the mark of those that a user's history has too."""
+    if len(records) == 0:
+        return records
+    plain = records.copy()
+    plain["type"] &= 0xFF - JOINED
+    return plain
+
+
+def _arguments(event: LiveEvent, now: float) -> tuple[bytes | int | str, ...]:
+    """What the script needs of an event. One that comes in late is no trend."""
+    record = _PACK(hash_id(event.item_id), event.received, EVENT_CODE[event.type])
+    weight = f"{EVENT_WEIGHT[event.type]:g}" if now - event.received < TREND_HOURS * _HOUR else "0"
+    hour = int(event.received // _HOUR)
+    return event.event_id, record, event.item_id, weight, hour, event.user_id or "", event.session_id or ""

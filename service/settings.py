@@ -19,13 +19,16 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535)
     workers: int = Field(default=1, ge=1, le=256)
     redis_url: str | None = Field(default=None, validation_alias=AliasChoices("RECSYS_REDIS_URL", "REDIS_URL"))
+    database_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("RECSYS_DATABASE_URL", "DATABASE_URL"), repr=False
+    )
     redis_timeout_ms: int = Field(default=50, ge=1)
     redis_retry_ms: int = Field(default=1_000, ge=1)
     max_k: int = Field(default=100, ge=1, le=1_000)
     max_body_bytes: int = Field(default=2 * 1024 * 1024, ge=1_024)
     history_events: int = Field(default=500, ge=1, le=4_000)
     history_days: int = Field(default=90, ge=1)
-    pending_events: int = Field(default=100_000, ge=0)
     trend_refresh_seconds: float = Field(default=5.0, gt=0)
     rules: Path | None = None
+    experiments: Path | None = None
     reload_seconds: float = Field(default=1.0, gt=0)

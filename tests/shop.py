@@ -14,16 +14,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from sqlalchemy import Table
 
+from recsys.calibration import Curves, calibrated
 from recsys.dataset import SECONDS_PER_DAY, Catalogue, Dataset, Events, parse_day
-from recsys.events import EVENT_CODE, EventType
+from recsys.evaluation.questions import observe, questions
+from recsys.evaluation.split import Window
+from recsys.events import EVENT_CODE, EventType, Surface
+from recsys.models.fit.calibration import fit_curves
 from recsys.pack import write_bundle
 from recsys.phase1 import Workshop
 from recsys.phases import PHASES
 from recsys.publish import publish
+from recsys.store.database import database_url, open_database
+from recsys.store.reading import rows_between, watermark
 
 MARKUP: Final = '<img src=x onerror="window.hacked = true"><script>window.hacked = true</script>'
 """Stands as a title in the catalogue: a page must show it as text."""
@@ -110,10 +117,26 @@ def publish_tiny_shop(data_dir: Path) -> str:
     return publish(data_dir / "bundles", write_tiny_bundle(data_dir).name)
 
 
-def write_tiny_bundle(data_dir: Path, dataset: Dataset | None = None, *, phase: int = 1, spare: int = 0) -> Path:
+def tiny_curves(dataset: Dataset, phase: int) -> dict[Surface, Curves]:
+    """What scores mean, from the last three weeks and models fitted before."""
+    window = Window(dataset.until - 21 * SECONDS_PER_DAY, dataset.until)
+    workshop = Workshop(dataset.before(window.start), window.start, 0)
+    surfaces, _ = PHASES[phase].build_surfaces(workshop, PHASES[phase].DEFAULT)
+    asked = questions(dataset, window, seed=0)
+    return {
+        name: fit_curves(observe(model, asked[name], dataset.catalogue.available)) for name, model in surfaces.items()
+    }
+
+
+def write_tiny_bundle(
+    data_dir: Path, dataset: Dataset | None = None, *, phase: int = 1, spare: int = 0, with_chances: bool = False
+) -> Path:
     """Fit a phase on the tiny shop (or another) and write its bundle below `data_dir`, unpublished."""
     dataset = (dataset or tiny_dataset(np.random.default_rng(0))).with_spare(spare)
-    surfaces, popularity = PHASES[phase].build_surfaces(Workshop(dataset, dataset.until, 0), PHASES[phase].DEFAULT)
+    config = PHASES[phase].DEFAULT
+    surfaces, popularity = PHASES[phase].build_surfaces(Workshop(dataset, dataset.until, 0), config)
+    if with_chances:
+        surfaces = calibrated(surfaces, tiny_curves(dataset, phase))
     return write_bundle(
         data_dir / "bundles",
         phase=phase,
@@ -134,7 +157,8 @@ def write_tiny_bundle(data_dir: Path, dataset: Dataset | None = None, *, phase: 
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -148,6 +172,14 @@ def _answers(url: str) -> bool:
         return False
 
 
+def logged(data_dir: Path, table: Table, url: str | None = None) -> list[dict[str, Any]]:
+    """All rows of a table of the service's database."""
+    engine = open_database(database_url(data_dir, url))
+    rows = [row for chunk in rows_between(engine, table, 0, watermark(engine, table)) for row in chunk]
+    engine.dispose()
+    return rows
+
+
 @contextmanager
 def running_service(
     data_dir: Path, workers: int = 1, environment: Mapping[str, str] = MappingProxyType({})
@@ -157,11 +189,13 @@ def running_service(
     Raises:
         RuntimeError: it ended, or did not answer in time; its output is in the message.
     """
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-c", "from recsys.cli import main; main()", "serve", "--workers", str(workers)]
     log = data_dir / "service.log"
     inherited = {
-        name: value for name, value in os.environ.items() if name != "REDIS_URL" and not name.startswith("RECSYS_")
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("REDIS_URL", "DATABASE_URL") and not name.startswith("RECSYS_")
     }
     # A busy machine may keep Redis waiting for longer than the 50 ms after which an answer does without it.
     environment = {**inherited, "RECSYS_REDIS_TIMEOUT_MS": "1000", **environment}

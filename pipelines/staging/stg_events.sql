@@ -1,13 +1,14 @@
 -- Every raw line, typed, with the first reason for which it cannot be used (null: none).
--- Grain: one raw line. Reads raw_events and run (one row: as_of, the moment of this run).
+-- An anonymous event of the service's log is the user's to whom its session belonged when it was received.
+-- Grain: one raw line. Reads raw_events, stg_logins and run (one row: as_of, the moment of this run).
 WITH typed AS (
     SELECT
         source,
         line,
         event_type,
-        user_id,
+        COALESCE(raw_events.user_id, stg_logins.user_id) AS user_id,
         -- An order without a customer is an anonymous session of its own.
-        COALESCE(session_id, CASE WHEN user_id IS NULL THEN order_id END) AS session_id,
+        COALESCE(raw_events.session_id, CASE WHEN raw_events.user_id IS NULL THEN order_id END) AS session_id,
         item_id,
         order_id,
         quantity AS quantity_text,
@@ -22,6 +23,11 @@ WITH typed AS (
         region,
         event_id AS source_event_id
     FROM raw_events
+    LEFT JOIN stg_logins
+        ON raw_events.user_id IS NULL
+        AND raw_events.session_id = stg_logins.session_id
+        AND raw_events.received_at >= stg_logins.from_at
+        AND raw_events.received_at < stg_logins.until_at
 ),
 
 judged AS (
@@ -33,7 +39,7 @@ judged AS (
             WHEN occurred_at > run.as_of THEN 'time in the future'
             WHEN occurred_at < TIMESTAMP '1990-01-01 00:00:00' THEN 'time before 1990'
             WHEN item_id IS NULL THEN 'no item'
-            WHEN event_type IS NULL OR event_type NOT IN ('view', 'click', 'cart', 'purchase', 'return') THEN 'unknown event type'
+            WHEN event_type IS NULL OR event_type NOT IN ('view', 'click', 'cart', 'purchase', 'return', 'hide') THEN 'unknown event type'
             WHEN quantity IS NULL THEN 'unreadable quantity'
             WHEN quantity = 0 THEN 'quantity is zero'
             WHEN price_text IS NOT NULL AND price_cents IS NULL THEN 'unreadable price'

@@ -1,4 +1,4 @@
--- Events without returns: what came back is taken off the shopper's latest purchases of the item; what came back whole leaves.
+-- Interactions, without returns and hides: what came back is taken off the shopper's latest purchases of the item; what came back whole leaves.
 -- Grain: one event. Key: event_id. Reads stg_unique_events, stg_returns.
 WITH purchases AS (
     -- Only purchases that a return can concern, the latest first.
@@ -30,4 +30,4 @@ SELECT
     e.price_cents, e.occurred_at, e.received_at, e.request_id, e.surface, e.region, e.source
 FROM stg_unique_events AS e
 LEFT JOIN reduced ON reduced.event_id = e.event_id
-WHERE e.event_type <> 'return' AND COALESCE(reduced.quantity, e.quantity) > 0
+WHERE e.event_type NOT IN ('return', 'hide') AND COALESCE(reduced.quantity, e.quantity) > 0

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from recsys.dataset import Dataset, Histories, target_event
 from recsys.evaluation.metrics import METRICS, PRIMARY, K, relevant_ranks
-from recsys.evaluation.reliability import Bin, Reliability, expected_error
 from recsys.evaluation.split import Window
 from recsys.events import Surface
 from recsys.ranking import NO_ITEM, History, ItemArray, Mask, Model, Query
@@ -34,10 +33,6 @@ HISTORY_SLICES: Final = (
     ("history 20-99", 20, 99),
     ("history 100+", 100, np.iinfo(np.int64).max),
 )
-ECE: Final = f"ece@{K}"
-CLAIMED: Final = "claimed"
-BOUGHT: Final = "bought"
-"""Metrics of a bin of chances; n counts items shown."""
 RESULT_SCHEMA: Final[dict[str, type[pl.DataType]]] = {
     "model": pl.String,
     "slice": pl.String,
@@ -137,8 +132,6 @@ class ModelScores:
     long_tail: float
     categories: float = 0.0
     """Of the first K: how many different categories, as a share of the items; the mean over shoppers who are shown any."""
-    reliability: tuple[Bin, ...] = ()
-    """Of the chances that it claims for what it shows; empty where it claims none."""
 
 
 def _query(case: Case) -> Query:
@@ -155,12 +148,11 @@ def score_model(model: Model, task: Task, *, tick: Callable[[], None] = lambda: 
     """Ask one model for every case twice: as it serves, and with what the shopper has bought masked out."""
     values: dict[str, list[tuple[int, list[float]]]] = {name: [] for name in (ALL, NEW, COLD)}
     shown = np.zeros(len(task.available), dtype=np.int64)
-    claims, spread = Reliability(), list[float]()
+    spread = list[float]()
     for number, case in enumerate(task.cases):
         query = _query(case)
         ranking = model.recommend(query, DEPTH, task.available)
         shown[ranking.items[:K]] += 1
-        claims.add(ranking.top(K), case.truths)
         if len(ranking):
             spread.append(spread_over(task.category[ranking.items[:K]]))
         _add(values[ALL], number, relevant_ranks(ranking, case.truths), len(case.truths))
@@ -189,7 +181,6 @@ def score_model(model: Model, task: Task, *, tick: Callable[[], None] = lambda: 
         coverage=float((shown > 0).sum() / max(1, task.available.sum())),
         long_tail=float(shown[~task.head].sum() / max(1, shown.sum())),
         categories=float(np.mean(spread)) if spread else 0.0,
-        reliability=tuple(claims.bins()),
     )
 
 
@@ -248,11 +239,6 @@ def evaluate(
         rows.append((name, ALL, f"coverage@{K}", result.coverage, None, None, len(task.cases)))
         rows.append((name, ALL, f"long_tail@{K}", result.long_tail, None, None, len(task.cases)))
         rows.append((name, ALL, f"categories@{K}", result.categories, None, None, len(task.cases)))
-        if result.reliability:
-            rows.append((name, ALL, ECE, expected_error(result.reliability), None, None, len(task.cases)))
-        for one in result.reliability:
-            rows.append((name, one.name, CLAIMED, one.claimed, None, None, one.n))
-            rows.append((name, one.name, BOUGHT, one.bought, None, None, one.n))
     return pl.DataFrame(rows, schema=RESULT_SCHEMA, orient="row"), scores
 
 

@@ -2,61 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+import polars as pl
 
-from recsys.ranking import ItemArray, Ranking
+from recsys.evaluation.questions import Questions, observe
+from recsys.events import Surface
+from recsys.ranking import Mask, Model
 
 EDGES: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Of the bins of chances."""
+NAMES: Final = tuple(f"{low:g}-{high:g}" for low, high in pairwise(EDGES))
+RELIABILITY_SCHEMA: Final = {
+    "surface": pl.String,
+    "chance": pl.String,
+    "claimed": pl.Float64,
+    "bought": pl.Float64,
+    "n": pl.Int64,
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """Items shown with a chance in one range."""
-
-    name: str
-    n: int
-    claimed: float
-    """Mean chance."""
-    bought: float
-    """Share that was bought."""
+def measure(surfaces: Mapping[Surface, Model], asked: Questions, available: Mask) -> pl.DataFrame:
+    """`reliability` of every surface that claims anything, under each other, with the column `surface` before."""
+    parts = [
+        reliability(observe(model, asked[surface], available)).select(pl.lit(str(surface)).alias("surface"), pl.all())
+        for surface, model in surfaces.items()
+    ]
+    return pl.concat([pl.DataFrame(schema=RELIABILITY_SCHEMA), *parts])
 
 
-class Reliability:
-    """Collects what a model claimed of the items that it showed, and what came true."""
+def reliability(observed: pl.DataFrame) -> pl.DataFrame:
+    """Bins that hold anything, by chance, of a frame of `recsys.evaluation.questions.observe`.
 
-    def __init__(self) -> None:
-        self._chances: list[NDArray[np.float32]] = []
-        self._hits: list[NDArray[np.bool_]] = []
-
-    def add(self, ranking: Ranking, truths: ItemArray) -> None:
-        """`truths`: what was then bought. Items without a chance are left out."""
-        if ranking.chances is not None:
-            claimed = ~np.isnan(ranking.chances)
-            self._chances.append(ranking.chances[claimed])
-            self._hits.append(np.isin(ranking.items[claimed], truths))
-
-    def bins(self) -> list[Bin]:
-        """Those that hold anything, by chance."""
-        if not self._chances:
-            return []
-        chances, hits = np.concatenate(self._chances), np.concatenate(self._hits)
-        places = np.clip(np.searchsorted(EDGES, chances, side="right") - 1, 0, len(EDGES) - 2)
-        found = []
-        for number, (low, high) in enumerate(pairwise(EDGES)):
-            own = places == number
-            if own.any():
-                name = f"chance {low:g}-{high:g}"
-                found.append(Bin(name, int(own.sum()), float(chances[own].mean()), float(hits[own].mean())))
-        return found
+    Columns: `chance` (name of the bin), `claimed` (mean chance), `bought` (share that came true), `n` (items shown). Items
+    without a chance are left out.
+    """
+    claimed = observed.filter(pl.col("chance").is_not_nan())
+    bins = np.clip(np.searchsorted(EDGES, claimed["chance"].to_numpy(), side="right") - 1, 0, len(NAMES) - 1)
+    return (
+        claimed.with_columns(pl.Series("bin", bins, dtype=pl.Int64))
+        .group_by("bin")
+        .agg(claimed=pl.col("chance").cast(pl.Float64).mean(), bought=pl.col("hit").mean(), n=pl.len().cast(pl.Int64))
+        .sort("bin")
+        .select(
+            pl.col("bin").replace_strict(dict(enumerate(NAMES)), return_dtype=pl.String).alias("chance"),
+            "claimed",
+            "bought",
+            "n",
+        )
+    )
 
 
-def expected_error(bins: Sequence[Bin]) -> float:
-    """Expected calibration error (Naeini et al., AAAI 2015): mean distance of claimed from bought, over shown items."""
-    return sum(one.n * abs(one.claimed - one.bought) for one in bins) / max(1, sum(one.n for one in bins))
+def expected_error(bins: pl.DataFrame) -> float:
+    """Expected calibration error (Naeini et al., AAAI 2015): mean distance of claimed from bought, over shown items; 0 without any."""
+    distance = ((bins["claimed"] - bins["bought"]).abs() * bins["n"]).sum()
+    return float(distance) / max(1, int(bins["n"].sum()))
+
+
+def errors(frame: pl.DataFrame) -> pl.DataFrame:
+    """Of a frame of `measure`: `surface`, `ece` and `n` (items shown), in the frame's order."""
+    parts = frame.partition_by("surface", maintain_order=True)
+    rows = [(part["surface"][0], expected_error(part), int(part["n"].sum())) for part in parts]
+    return pl.DataFrame(rows, schema={"surface": pl.String, "ece": pl.Float64, "n": pl.Int64}, orient="row")

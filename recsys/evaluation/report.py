@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import polars as pl
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from recsys.evaluation.evaluate import ALL, BOUGHT, CLAIMED, COLD, ECE, HISTORY_SLICES, NEW
+from recsys.evaluation.evaluate import ALL, COLD, HISTORY_SLICES, NEW
 from recsys.evaluation.metrics import METRICS, PRIMARY, K
+from recsys.evaluation.reliability import errors
 from recsys.reports import Cell, Table, interval, write_report
 
 TARGETS: Final[dict[str, dict[str, dict[str, float]]]] = {
@@ -76,7 +77,9 @@ def difference_table(differences: pl.DataFrame, ours: str) -> Table:
     return Table(f"{ours} minus each other model, {PRIMARY}, same shoppers", ["slice", "model", "difference"], rows)
 
 
-def target_table(frame: pl.DataFrame, differences: pl.DataFrame, phase: str, shop: str) -> Table | None:
+def target_table(
+    frame: pl.DataFrame, differences: pl.DataFrame, reliability: pl.DataFrame, phase: str, shop: str
+) -> Table | None:
     """Targets beside what was measured, for the shops that have any."""
     targets = TARGETS.get(shop, {}).get(phase)
     if targets is None:
@@ -92,10 +95,10 @@ def target_table(frame: pl.DataFrame, differences: pl.DataFrame, phase: str, sho
         measured = interval(row["difference"], row["low"], row["high"])
         verdict = "met" if row["low"] > 0 else f"missed: the interval reaches {row['low']:.4f}"
         rows.append([f"{PRIMARY} minus that of {row['model']}, {ALL}", "interval above 0", measured, verdict])
-    for row in frame.filter(model=phase, metric=ECE).iter_rows(named=True):
-        verdict = "met" if row["value"] <= MAX_ECE else f"missed by {row['value'] - MAX_ECE:.4f}"
+    for surface, error, _ in errors(reliability).iter_rows():
+        verdict = "met" if error <= MAX_ECE else f"missed by {error - MAX_ECE:.4f}"
         rows.append(
-            ["expected calibration error of the chances shown", f"<= {MAX_ECE}", round(row["value"], 4), verdict]
+            [f"expected calibration error of the chances shown, {surface}", f"<= {MAX_ECE}", round(error, 4), verdict]
         )
     return Table("Targets", ["figure", "target", "measured", "verdict"], rows)
 
@@ -104,32 +107,83 @@ def _against(differences: pl.DataFrame, phase: str) -> pl.DataFrame:
     return differences.filter(pl.col("model").is_in(MUST_EXCEED.get(phase, ())), slice=ALL)
 
 
-def reliability_table(frame: pl.DataFrame, phase: str) -> Table | None:
-    """What the phase claimed of the items it showed, and how many of them were bought; None where it claims nothing."""
-    claimed = frame.filter(model=phase, metric=CLAIMED)
-    bought = frame.filter(model=phase, metric=BOUGHT)
-    if not len(claimed):
-        return None
+def reliability_table(reliability: pl.DataFrame, phase: str) -> Table:
+    """What the phase claimed of the items it showed on each surface, and how many of them were bought."""
     rows: list[list[Cell]] = [
-        [row["slice"].removeprefix("chance "), row["n"], round(row["value"], 4), round(share, 4)]
-        for row, share in zip(claimed.iter_rows(named=True), bought["value"], strict=True)
+        [row["surface"], row["chance"], row["n"], round(row["claimed"], 4), round(row["bought"], 4)]
+        for row in reliability.iter_rows(named=True)
     ]
-    return Table(f"Chances that {phase} claims for its first {K}", ["chance", "items shown", "claimed", "bought"], rows)
+    columns = ["surface", "chance", "items shown", "claimed", "bought"]
+    return Table(f"Chances that {phase} claims for its first {K}", columns, rows)
 
 
-def write_phase_report(phase: str, command: str, frame: pl.DataFrame, differences: pl.DataFrame, *, shop: str) -> None:
-    """Write `reports/<phase>.json` for the shop's default data; another shop's figures stay in MLflow."""
-    targets = target_table(frame, differences, phase, shop)
+def decision_tables(tradeoffs: Mapping[str, Sequence[Mapping[str, Any]]], params: Mapping[str, Any]) -> list[Table]:
+    """The curves of a bundle's manifest as tables, with what was chosen; none of a phase that has none."""
+    if not tradeoffs:
+        return []
+    thresholds = threshold_table(tradeoffs["thresholds"], params["threshold"])
+    return [thresholds, objective_table(tradeoffs["objectives"], params["value_weight"])]
+
+
+def threshold_table(curve: Sequence[Mapping[str, Any]], chosen: float) -> Table:
+    """What phase 3 gains by threshold, see `recsys.tradeoffs.threshold_curve`."""
+    rows: list[list[Cell]] = [
+        [
+            row["threshold"],
+            f"{row['enhanced']:.1%}",
+            *(_mean(row, name, digits) for name, digits in (("purchases", 3), ("revenue_cents", 1), ("gain", 3))),
+            row["threshold"] == chosen,
+        ]
+        for row in curve
+    ]
+    columns = ["threshold", f"places of {K} enhanced", "purchases", "revenue, cents", "gain", "chosen"]
+    title = "What an answer gains over the simple one, by threshold (validation window)"
+    return Table(title, columns, rows)
+
+
+def objective_table(curve: Sequence[Mapping[str, Any]], chosen: float) -> Table:
+    """What the ranker brings by the weight of prices, see `recsys.tradeoffs.objective_curve`."""
+    rows: list[list[Cell]] = [
+        [row["value_weight"], _mean(row, "purchases", 3), _mean(row, "revenue_cents", 1), row["value_weight"] == chosen]
+        for row in curve
+    ]
+    columns = ["weight of prices", "purchases per answer", "revenue per answer, cents", "chosen"]
+    return Table(f"Purchases against revenue in the ranker's first {K} (validation window)", columns, rows)
+
+
+def _mean(row: Mapping[str, Any], name: str, digits: int) -> str:
+    return interval(row[name], row[f"{name}_low"], row[f"{name}_high"], digits)
+
+
+def write_phase_report(
+    phase: str,
+    command: str,
+    frame: pl.DataFrame,
+    differences: pl.DataFrame,
+    reliability: pl.DataFrame,
+    decisions: Sequence[Table],
+    *,
+    shop: str,
+) -> None:
+    """Write `reports/<phase>.json` for the shop's default data; another shop's figures stay in MLflow.
+
+    `decisions`: what was read off on validation.
+    """
+    targets = target_table(frame, differences, reliability, phase, shop)
     if targets is None:
         return
     slices = [slice_table(frame, name) for name in (ALL, NEW, COLD) if _size(frame, name)]
-    chances = [table for table in [reliability_table(frame, phase)] if table is not None]
-    rest = [history_table(frame), *chances, difference_table(differences, phase)]
+    rest = [
+        history_table(frame),
+        reliability_table(reliability, phase),
+        *decisions,
+        difference_table(differences, phase),
+    ]
     write_report(phase, command, [targets, *slices, *rest])
 
 
-def print_results(frame: pl.DataFrame, console: Console) -> None:
-    """The main table on the terminal."""
+def print_results(frame: pl.DataFrame, reliability: pl.DataFrame, console: Console) -> None:
+    """The main table on the terminal, and how far chances are from the truth."""
     table = RichTable(title=f"Test window, {PRIMARY} with 95% intervals")
     slices = [name for name in (ALL, NEW, COLD) if _size(frame, name)]
     for column in ("model", *slices):
@@ -137,3 +191,7 @@ def print_results(frame: pl.DataFrame, console: Console) -> None:
     for model in _models(frame):
         table.add_row(model, *(_figure(frame, model, name, str(PRIMARY)) or "–" for name in slices))
     console.print(table)
+    found = errors(reliability)
+    if len(found):
+        of_surfaces = (f"{surface} {error:.4f}" for surface, error, _ in found.iter_rows())
+        console.print(f"expected calibration error of the chances shown: {', '.join(of_surfaces)}")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.models.selection import rank, sum_by_item
-from recsys.ranking import EMPTY_RANKING, Mask, ModelState, Query, Ranking
+from recsys.ranking import EMPTY_RANKING, History, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,23 @@ class ALSModel:
         """See `Model`; empty for an empty history."""
         if len(query.history) == 0:
             return EMPTY_RANKING
-        weights = query.history.weights(self.half_life_days)
-        items, strengths = sum_by_item(query.history.items, weights, len(self.factors))
-        known = self.factors[items]
-        confidence = self.alpha * strengths
-        left = self.gram + (known * confidence[:, None]).T @ known
-        user = np.linalg.solve(left, (1.0 + confidence) @ known).astype(np.float32)
+        items, strengths = self.known(query.history)
+        shares = self.shares(items, strengths)
         pool = np.flatnonzero(eligible).astype(np.int32)
-        scores = self.factors @ user
+        scores = self.factors @ shares.sum(axis=0)
         ranking = rank(self.name, pool, scores[pool], k)
-        # The item of the history that lies nearest speaks most for it.
-        because = items[np.argmax((self.factors[ranking.items] @ known.T) * confidence, axis=1)]
+        because = items[np.argmax(self.factors[ranking.items] @ shares.T, axis=1)]
         return Ranking(ranking.items, ranking.scores, ranking.sources, because.astype(np.int32))
+
+    def known(self, history: History) -> tuple[ItemArray, ScoreArray]:
+        """The different items of a history, `(n,)` int32, and the weight of each, `(n,)` float32."""
+        return sum_by_item(history.items, history.weights(self.half_life_days), len(self.factors))
+
+    def shares(self, items: ItemArray, strengths: ScoreArray) -> NDArray[np.float32]:
+        """`(n, factors)` float32: what each item of a history adds to the shopper's factors, which are their sum (section 5)."""
+        known, confidence = self.factors[items], self.alpha * strengths
+        left = self.gram + (known * confidence[:, None]).T @ known
+        return np.linalg.solve(left, (known * (1.0 + confidence)[:, None]).T).T.astype(np.float32)
 
     def state(self) -> ModelState:
         """See `Model`."""

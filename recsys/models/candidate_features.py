@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,12 @@ WINDOWS: Final = (14.0, 45.0, 120.0)
 MIN_OBSERVED_DAYS: Final = 15.0
 """A rate of purchases is over at least so long: one purchase of yesterday is no daily habit."""
 
+TRIED_HALF_LIFE: Final = 45.0
+"""Days: what of a category is counted as tried lately, an item's first purchase."""
+TINY: Final = 1e-3
+STRETCH: Final = 2.0 * NEVER
+"""Groups laid end to end on one line of numbers, each as long as that: an age within a group is a place on its stretch."""
+
 Columns = dict[str, NDArray[np.float32]]
 
 
@@ -37,8 +43,35 @@ class ItemFacts:
     group_names: tuple[str, ...]
     groups: NDArray[np.int32]
     """`(len(group_names), n_items)` int32 codes, -1 where unknown: the categories, the brands."""
+    shares: NDArray[np.float32]
+    """`(len(group_names), n_items)` float32: each item's share of the recent demand for its category, its brand."""
     log_price: NDArray[np.float32]
     """`(n_items,)` float32, NaN where unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Purchases:
+    """What a shopper bought."""
+
+    events: History
+    items: ItemArray
+    """`(n,)` int32: the different ones, ascending."""
+    first_ages: NDArray[np.float32]
+    """`(n,)` float32: days since each was bought first."""
+    trips: NDArray[np.float32]
+    """Ages in whole days, ascending, of the days on which anything was bought."""
+
+    @classmethod
+    def of(cls, history: History) -> Self:
+        """Those of a history."""
+        bought = history.of_type(PURCHASE)
+        # Histories stand oldest first, and so does the index of each item's first place.
+        items, first = np.unique(bought.items, return_index=True)
+        return cls(bought, items, bought.age_days[first], np.unique(np.floor(bought.age_days)))
+
+    def recent_trips(self) -> int:
+        """Trips within the longest of `WINDOWS`, at least 1."""
+        return max(1, int((self.trips <= WINDOWS[-1]).sum()))
 
 
 def describe(query: Query, candidates: ItemArray, answers: Sequence[tuple[str, Ranking]], facts: ItemFacts) -> Columns:
@@ -46,17 +79,17 @@ def describe(query: Query, candidates: ItemArray, answers: Sequence[tuple[str, R
 
     `answers` are the sources' rankings by name; what they name beyond the candidates is not read.
     """
-    m, bought = len(candidates), query.history.of_type(PURCHASE)
-    different, trips = np.unique(bought.items), _trips(bought)
+    m, bought = len(candidates), Purchases.of(query.history)
     columns = _sources(candidates, answers)
-    columns |= _own(bought, different, trips, candidates)
+    columns |= _own(bought, candidates)
     known = facts.values[candidates].T
     columns |= {f"item_{name}": known[place] for place, name in enumerate(facts.names)}
-    for name, codes in zip(facts.group_names, facts.groups, strict=True):
-        columns |= _group(name, codes, bought, different, candidates)
-    columns |= _price(facts.log_price, bought, candidates)
+    for name, codes, shares in zip(facts.group_names, facts.groups, facts.shares, strict=True):
+        columns |= _group(name, codes, bought, candidates)
+        columns |= _within_group(name, codes, shares, bought.events, columns, candidates)
+    columns |= _price(facts.log_price, bought.events, candidates)
     columns |= _looked_at(query, candidates)
-    shopper = _shopper(query.history, bought, len(different), trips)
+    shopper = _shopper(query.history, bought)
     return columns | {name: np.full(m, value, np.float32) for name, value in shopper.items()}
 
 
@@ -76,15 +109,16 @@ def _sources(candidates: ItemArray, answers: Sequence[tuple[str, Ranking]]) -> C
     return columns
 
 
-def _own(bought: History, items: ItemArray, trips: NDArray[np.float32], candidates: ItemArray) -> Columns:
-    """Own purchases of the candidate itself; `items` `(n,)` are the different ones bought, ascending."""
+def _own(bought: Purchases, candidates: ItemArray) -> Columns:
+    """Own purchases of the candidate itself."""
+    events, items = bought.events, bought.items
     n = len(items)
     # Latest first within each item.
-    order = np.lexsort((bought.age_days, bought.items))
-    ages, which = bought.age_days[order], items.searchsorted(bought.items[order])
+    order = np.lexsort((events.age_days, events.items))
+    ages, which = events.age_days[order], items.searchsorted(events.items[order])
     starts = np.searchsorted(which, np.arange(n))
     counts = np.diff(starts, append=len(which))
-    first = ages[starts + counts - 1]
+    first = bought.first_ages
     values: dict[str, NDArray[np.floating] | NDArray[np.integer]] = {"own_n": counts}
     for nth in range(3):
         past = np.full(n, NEVER)
@@ -93,39 +127,71 @@ def _own(bought: History, items: ItemArray, trips: NDArray[np.float32], candidat
     last = values["own_age_1"]
     gap = np.where(counts > 1, (first - last) / np.maximum(counts - 1, 1), NEVER)
     values |= {"own_first_age": first, "own_gap": gap, "own_due": last / np.maximum(gap, 1.0)}
+    values["own_last_gap"] = np.where(counts > 1, values["own_age_2"] - last, NEVER)
     values |= {f"own_n_{days:g}": np.bincount(which, ages <= days, minlength=n) for days in WINDOWS}
     values |= {f"own_recent_{days:g}": np.bincount(which, np.exp2(-ages / days), minlength=n) for days in HALF_LIVES}
     values["own_rate"] = counts / np.maximum(first, MIN_OBSERVED_DAYS)
-    values["own_trips_since"] = np.searchsorted(trips, last)
-    values["own_per_trip"] = values[f"own_n_{WINDOWS[-1]:g}"] / max(1, int((trips <= WINDOWS[-1]).sum()))
+    values["own_trips_since"] = np.searchsorted(bought.trips, last)
+    values["own_per_trip"] = values[f"own_n_{WINDOWS[-1]:g}"] / bought.recent_trips()
     found = items.searchsorted(candidates)
     known = np.flatnonzero(items[np.minimum(found, n - 1)] == candidates) if n else np.empty(0, dtype=np.intp)
     columns: Columns = {}
     for name, column in values.items():
-        is_past = name in ("own_first_age", "own_gap", "own_due") or name.startswith("own_age")
+        is_past = name in ("own_first_age", "own_gap", "own_last_gap", "own_due") or name.startswith("own_age")
         columns[name] = np.full(len(candidates), NEVER if is_past else 0.0, dtype=np.float32)
         columns[name][known] = column[found[known]]
     return columns
 
 
-def _trips(bought: History) -> NDArray[np.float32]:
-    """Ages in whole days, ascending, of the days on which the shopper bought anything."""
-    return np.unique(np.floor(bought.age_days))
-
-
-def _group(name: str, codes: NDArray[np.int32], bought: History, items: ItemArray, candidates: ItemArray) -> Columns:
+def _group(name: str, codes: NDArray[np.int32], bought: Purchases, candidates: ItemArray) -> Columns:
     """Own purchases of the candidate's category or brand. The unknown code, -1, is a group of its own, the last."""
+    n, ages = int(codes.max(initial=-1)) + 2, bought.events.age_days
+    history, different, asked = codes[bought.events.items] % n, codes[bought.items] % n, codes[candidates] % n
+    first, last = np.zeros(n, dtype=np.float32), np.full(n, NEVER, dtype=np.float32)
+    np.maximum.at(first, history, ages)
+    np.minimum.at(last, history, ages)
+    # Of purchases on one day, a trip, each group counts once.
+    group, day = np.divmod(np.unique(np.floor(_on_line(history, ages))), STRETCH)
+    group = group.astype(np.int64)
+    days = np.bincount(group, minlength=n)
+    gap = np.where(days > 1, (first - last) / np.maximum(days - 1, 1), NEVER)
+    values: dict[str, NDArray[np.floating] | NDArray[np.integer]] = {
+        "age": last,
+        "gap": gap,
+        "due": last / np.maximum(gap, 1.0),
+        "per_trip": np.bincount(group, day <= WINDOWS[-1], minlength=n) / bought.recent_trips(),
+        "items": np.bincount(different, minlength=n),
+        "tried": np.bincount(different, np.exp2(-bought.first_ages / TRIED_HALF_LIFE), minlength=n),
+    }
+    values |= {f"recent_{half:g}": np.bincount(history, np.exp2(-ages / half), minlength=n) for half in HALF_LIVES}
+    return {f"{name}_{what}": value[asked].astype(np.float32) for what, value in values.items()}
+
+
+def _within_group(
+    name: str,
+    codes: NDArray[np.int32],
+    shares: NDArray[np.float32],
+    bought: History,
+    columns: Columns,
+    candidates: ItemArray,
+) -> Columns:
+    """The candidate among what could stand in for it: its share of the shopper's purchases of the group, how many of those
+    are later than the last of its own (all where it has none), and how many of the recent ones would be its, bought as others buy."""
+    recent, lasting = (f"recent_{days:g}" for days in HALF_LIVES)
     n = int(codes.max(initial=-1)) + 2
-    history, asked = codes[bought.items] % n, codes[candidates] % n
-    last = np.full(n, NEVER, dtype=np.float32)
-    np.minimum.at(last, history, bought.age_days)
-    columns: Columns = {f"{name}_age": last[asked]}
-    for days in HALF_LIVES:
-        counts = np.bincount(history, np.exp2(-bought.age_days / days), minlength=n)
-        columns[f"{name}_recent_{days:g}"] = counts[asked].astype(np.float32)
-    different = np.bincount(codes[items] % n, minlength=n)
-    columns[f"{name}_items"] = different[asked].astype(np.float32)
-    return columns
+    line, asked = np.sort(_on_line(codes[bought.items] % n, bought.age_days)), codes[candidates] % n
+    since = line.searchsorted(_on_line(asked, columns["own_age_1"])) - line.searchsorted(asked * STRETCH)
+    share = columns[f"own_{lasting}"] / np.maximum(columns[f"{name}_{lasting}"], TINY)
+    return {
+        f"{name}_own_share": share.astype(np.float32),
+        f"{name}_since_own": since.astype(np.float32),
+        f"{name}_expected": columns[f"{name}_{recent}"] * shares[candidates],
+    }
+
+
+def _on_line(groups: NDArray[np.int32], age_days: NDArray[np.float32]) -> NDArray[np.float64]:
+    """`(n,)` places on the line of `STRETCH`es; what is older than `NEVER` is as old as that."""
+    return np.asarray(groups * STRETCH + np.minimum(age_days, NEVER), dtype=np.float64)
 
 
 def _price(log_price: NDArray[np.float32], bought: History, candidates: ItemArray) -> Columns:
@@ -151,14 +217,15 @@ def _looked_at(query: Query, candidates: ItemArray) -> Columns:
     return {"looked_age": last, "looked_n": count, "in_session": session}
 
 
-def _shopper(history: History, bought: History, different: int, trips: NDArray[np.float32]) -> dict[str, float]:
+def _shopper(history: History, bought: Purchases) -> dict[str, float]:
     """What is the same for every candidate."""
+    different, trips, ages = len(bought.items), bought.trips, bought.events.age_days
     return {
         "shopper_n": len(history),
-        "shopper_n_45": int((bought.age_days <= 45.0).sum()),
+        "shopper_n_45": int((ages <= 45.0).sum()),
         "shopper_last_age": float(history.age_days.min(initial=NEVER)),
         "shopper_different": different,
-        "shopper_repeats": 1.0 - different / max(1, len(bought)),
+        "shopper_repeats": 1.0 - different / max(1, len(ages)),
         "shopper_trips": len(trips),
         "shopper_trip_gap": float(trips[-1] - trips[0]) / (len(trips) - 1) if len(trips) > 1 else NEVER,
     }

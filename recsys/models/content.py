@@ -16,14 +16,20 @@ from numpy.typing import NDArray
 
 from recsys.content import FeatureEncoder, ItemContent
 from recsys.ids import HashIndex
-from recsys.models.layers import Layer, Scaler
+from recsys.models.layers import Layer, Scaler, odds
 from recsys.models.selection import first_eligible, rank, strongest_items
 from recsys.ranking import EMPTY_RANKING, NO_ITEM, History, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray
 
 MATCH_SCALE: Final = 50.0
 """Matches are cosines' parts, mostly below 0.02: so much larger, their logarithm tells them apart."""
 MAX_REASONS: Final = 50
-"""The item that speaks most for another is looked for among so many of the history's strongest."""
+"""The item that speaks most for another is looked for among so many of the history's strongest,"""
+MAX_TRIED: Final = 2
+"""and among them the nearest so many are taken out for a try, one at a time."""
+MIN_FALL: Final = 1e-4
+"""Of a logit. What falls less is rounding, where several items of the history say the same."""
+MAX_EXAMINED: Final = 20
+"""So many items of an answer are given a reason; who asks for more reads their scores."""
 _NOTHING: Final = 1e-9
 
 
@@ -33,12 +39,24 @@ class Profile:
 
     seeds: ItemArray
     """`(s,)` int32: different items of the history, the strongest first."""
-    strengths: ScoreArray
-    """`(s,)` float32, the strongest 1."""
+    strengths: tuple[ScoreArray, ...]
+    """For every half-life `(s,)` float32; by the first one the strongest is 1."""
     features: tuple[ScoreArray, ...]
     """For every half-life `(n_features + 1,)` float32 of length 1; the last entry is that of empty slots, 0."""
+    lengths: tuple[float, ...]
+    """For every half-life the length that the sum over the seeds had."""
     vector: NDArray[np.float32]
     """`(d,)` float32 of length 1: the shopper's tower."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """The features of m items, by feature."""
+
+    columns: ScoreArray
+    """`(r, m)` float32: the weight of each feature that any of them has, in a row each; the first row, 0, is for all others."""
+    numbers: NDArray[np.int32]
+    """`(n_features + 1,)` int32: the row of each feature; the last entry is that of empty slots, -1."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +118,7 @@ class ContentModel:
         profile = self.profile(query.history)
         scores = self.scores(profile, candidates)
         # Scores are logits; a ranking's scores are compared by their share of the best, so they become odds.
-        ranking = rank(self.name, candidates, np.exp(scores - scores.max()) * self.unknown[candidates], k)
+        ranking = rank(self.name, candidates, odds(scores) * self.unknown[candidates], k)
         return Ranking(ranking.items, ranking.scores, ranking.sources, self.because(profile, ranking.items))
 
     def _candidates(self, n: int, eligible: Mask) -> ItemArray:
@@ -113,19 +131,17 @@ class ContentModel:
         """The features of what is known of a shopper; `history` is not empty."""
         found = [strongest_items(history, days, self.max_items, len(self.features)) for days in self.half_lives]
         seeds, strengths = found[0]
-        return Profile(
-            seeds,
-            strengths,
-            tuple(self._sum_features(*one) for one in found),
-            self._tower(seeds, strengths),
-        )
+        features, lengths = zip(*(self._sum_features(*one) for one in found), strict=True)
+        others = (_strengths_of(seeds, *one) for one in found[1:])
+        return Profile(seeds, (strengths, *others), features, lengths, self._tower(seeds, strengths))
 
-    def _sum_features(self, seeds: ItemArray, strengths: ScoreArray) -> ScoreArray:
+    def _sum_features(self, seeds: ItemArray, strengths: ScoreArray) -> tuple[ScoreArray, float]:
         # Empty slots, -1, write the last entry, and have no weight.
         sums = np.zeros(len(self.demand) + 1, dtype=np.float32)
         np.add.at(sums, self.features[seeds].ravel(), (self.weights[seeds] * strengths[:, None]).ravel())
-        sums /= max(float(np.linalg.norm(sums)), _NOTHING)
-        return sums
+        length = max(float(np.linalg.norm(sums)), _NOTHING)
+        sums /= length
+        return sums, length
 
     def _tower(self, seeds: ItemArray, strengths: ScoreArray) -> NDArray[np.float32]:
         if self.shopper_tower.shape[1] == 0:
@@ -136,33 +152,86 @@ class ContentModel:
 
     def scores(self, profile: Profile, items: ItemArray) -> ScoreArray:
         """`(m,)` float32 logits of `items` `(m,)`."""
-        features, weights, starts = self.features[items], self.weights[items], self.encoder.starts
-        matches = np.concatenate(
-            [np.add.reduceat(part[features] * weights, starts, axis=1) for part in profile.features], axis=1
-        )
-        inputs = self.match_scaler(match_inputs(matches, len(profile.seeds)))
-        hidden = np.maximum(self.match(inputs) + self.hidden[items], 0.0)
-        logits = self.output(np.maximum(self.middle(hidden), 0.0))[:, 0]
-        return np.asarray(logits + self.item_vectors[items] @ profile.vector, dtype=np.float32)
+        matches = np.concatenate([self._matches(part, items) for part in profile.features], axis=1)
+        return self._logits(matches, len(profile.seeds), items) + self.item_vectors[items] @ profile.vector
+
+    def _matches(self, part: ScoreArray, items: ItemArray) -> ScoreArray:
+        """`(m, blocks)` float32: the cosine of `items` with a profile's features, by block."""
+        return np.add.reduceat(part[self.features[items]] * self.weights[items], self.encoder.starts, axis=1)
+
+    def _logits(self, matches: ScoreArray, met: int | NDArray[np.intp], items: ItemArray) -> ScoreArray:
+        """`(m,)` float32: what the network says of `items` `(m,)` with `matches` `(m, half-lives times blocks)`."""
+        hidden = np.maximum(self.match(self.match_scaler(match_inputs(matches, met))) + self.hidden[items], 0.0)
+        return self.output(np.maximum(self.middle(hidden), 0.0))[:, 0]
 
     def because(self, profile: Profile, items: ItemArray) -> ItemArray:
-        """`(m,)` int32: for each item the one of the history that shares most with it."""
-        seeds, strengths = profile.seeds[:MAX_REASONS], profile.strengths[:MAX_REASONS]
-        best: NDArray[np.intp] = np.argmax(self.cosines(items, seeds) * strengths, axis=1)
-        return seeds[best]
+        """`(m,)` int32: for each item the one of the history without which its logit falls most; `NO_ITEM` where it does not fall.
+
+        Only the first `MAX_EXAMINED` items have one. What a tower adds is not looked at.
+        """
+        because = np.full(len(items), NO_ITEM, dtype=np.int32)
+        items = items[:MAX_EXAMINED]
+        if len(items) == 0:
+            return because
+        table = self._table(items)
+        tried = self._nearest(profile, table, MAX_TRIED)
+        before = np.stack([self._matches(part, items) for part in profile.features], axis=1)
+        after = self._without(profile, before, table, tried)
+        matches = np.concatenate([before[:, None], after], axis=1).reshape(-1, before[0].size)
+        n, met = 1 + tried.shape[1], len(profile.seeds)
+        counts = np.tile(np.array([met] + [met - 1] * tried.shape[1]), len(items))
+        logits = self._logits(matches, counts, np.repeat(items, n)).reshape(-1, n)
+        # At 0 stands what nothing was taken from.
+        logits[:, 0] -= MIN_FALL
+        least = logits.argmin(axis=1)
+        found = profile.seeds[tried[np.arange(len(items)), np.maximum(least - 1, 0)]]
+        because[: len(items)] = np.where(least > 0, found, NO_ITEM)
+        return because
+
+    def nearest(self, profile: Profile, items: ItemArray, n: int) -> NDArray[np.intp]:
+        """`(m, up to n)`: for each item the places of the strongest seeds that share most with it."""
+        return self._nearest(profile, self._table(items), n)
+
+    def _nearest(self, profile: Profile, table: _Table, n: int) -> NDArray[np.intp]:
+        strengths = profile.strengths[0][:MAX_REASONS]
+        shared = self._cosines(table, profile.seeds[:MAX_REASONS]) * strengths
+        n = min(n, len(strengths))
+        return np.argpartition(-shared, n - 1, axis=1)[:, :n]
+
+    def _without(self, profile: Profile, before: ScoreArray, table: _Table, tried: NDArray[np.intp]) -> ScoreArray:
+        """What `before` `(m, half-lives, blocks)`, matches of the table's items, are when one of the seeds at `tried` `(m, t)` is not met.
+
+        `(m, t, half-lives, blocks)` float32.
+        """
+        seeds = profile.seeds[tried]
+        features, weights = self.features[seeds], self.weights[seeds]
+        common = table.columns[table.numbers[features], np.arange(len(tried))[:, None, None]] * weights
+        blocks = np.add.reduceat(common, self.encoder.starts, axis=2)[:, :, None]
+        lengths = np.array(profile.lengths, dtype=np.float32)
+        strengths = np.stack([each[tried] for each in profile.strengths], axis=2)
+        along = np.stack([np.einsum("mtw,mtw->mt", part[features], weights) for part in profile.features], axis=2)
+        # The length of what is left of the sum; features of an item have length 1.
+        left = np.sqrt(np.maximum(lengths**2 - 2 * lengths * strengths * along + strengths**2, _NOTHING))
+        after = (lengths[:, None] * before[:, None] - strengths[..., None] * blocks) / left[..., None]
+        return np.asarray(np.maximum(after, 0.0), dtype=np.float32)
 
     def cosines(self, items: ItemArray, others: ItemArray) -> NDArray[np.float32]:
         """`(m, n)` float32 cosines of the features of `items` `(m,)` with those of `others` `(n,)`; for a few items at once."""
+        return self._cosines(self._table(items), others)
+
+    def _cosines(self, table: _Table, others: ItemArray) -> NDArray[np.float32]:
+        # An item's weights have length 1 already.
+        rows = table.columns[table.numbers[self.features[others]]]
+        return np.asarray(np.einsum("nwm,nw->mn", rows, self.weights[others]), dtype=np.float32)
+
+    def _table(self, items: ItemArray) -> _Table:
         features, weights = self.features[items], self.weights[items]
-        # Features that any of the items has are numbered from 1; others, and empty slots, which read the last entry, are 0.
         numbers = np.zeros(len(self.demand) + 1, dtype=np.int32)
         numbers[features] = np.arange(1, features.size + 1, dtype=np.int32).reshape(features.shape)
         numbers[-1] = 0
         columns = np.zeros((features.size + 1, len(items)), dtype=np.float32)
         columns[numbers[features], np.arange(len(items))[:, None]] = weights
-        # An item's weights have length 1 already.
-        cosines = np.einsum("nwm,nw->mn", columns[numbers[self.features[others]]], self.weights[others])
-        return np.asarray(cosines, dtype=np.float32)
+        return _Table(columns, numbers)
 
     def knows(self, row: int) -> bool:
         """Whether anything of an item's content is known; else it cannot be placed."""
@@ -228,9 +297,17 @@ class ContentModel:
         return cls(encoder=encoder, half_lives=half_lives, **params, **arrays, **layers, **scalers)
 
 
-def match_inputs(matches: NDArray[np.float32], met: int) -> NDArray[np.float32]:
-    """What the network reads of items for a shopper: `(m, blocks times half-lives)` matches, then how many items were met."""
-    known = np.full((len(matches), 1), np.log1p(met), dtype=np.float32)
+def _strengths_of(wanted: ItemArray, seeds: ItemArray, strengths: ScoreArray) -> ScoreArray:
+    """`(w,)` float32: the strength of each of `wanted` `(w,)` among `seeds`, 0 where it is none of them."""
+    order = np.argsort(seeds)
+    place = order[np.minimum(seeds[order].searchsorted(wanted), max(len(seeds) - 1, 0))] if len(seeds) else order
+    return np.where(seeds[place] == wanted, strengths[place], np.float32(0.0))
+
+
+def match_inputs(matches: NDArray[np.float32], met: int | NDArray[np.intp]) -> NDArray[np.float32]:
+    """What the network reads of items for a shopper: `(m, half-lives times blocks)` matches, then how many items were met."""
+    known = np.empty((len(matches), 1), dtype=np.float32)
+    known[:, 0] = np.log1p(met)
     return np.concatenate([np.log1p(MATCH_SCALE * matches), known], axis=1)
 
 

@@ -39,7 +39,7 @@ class ItemItemModel:
 
     def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
         """See `Model`; only items with a positive sum."""
-        seeds, strengths = self._seeds(query)
+        seeds, strengths = self.seeds(query)
         if len(seeds) == 0:
             return EMPTY_RANKING
         positions, lengths = gather_rows(self.indptr, seeds)
@@ -57,7 +57,7 @@ class ItemItemModel:
         )
         return ranking
 
-    def _seeds(self, query: Query) -> tuple[ItemArray, ScoreArray]:
+    def seeds(self, query: Query) -> tuple[ItemArray, ScoreArray]:
         """Different items to answer from, and how much each counts."""
         if self.reads == "context":
             items = np.array([query.context_item] if query.context_item >= 0 else [], dtype=np.int32)

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_SCALED: Final = 4.0
+MAX_LOGIT: Final = 30.0
+"""Logits are told apart up to here, so that their odds are numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,11 @@ class Inputs:
     scaler: Scaler
     bins: PiecewiseLinear
 
+    @property
+    def average(self) -> NDArray[np.float32]:
+        """`(features,)` float32: raw features that are all as usual in training."""
+        return np.copysign(np.expm1(np.abs(self.scaler.mean)), self.scaler.mean)
+
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """`(n, features)` float32 in, `(n, features + b)` out."""
         return np.concatenate([self.scaler(symlog(x)), self.bins(x)], axis=1)
@@ -111,3 +118,8 @@ class Network:
 def symlog(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logarithms of sizes, signs kept: counts and ages differ by factors."""
     return np.copysign(np.log1p(np.abs(features)), features)
+
+
+def odds(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of what has these logits, same shape: never 0, never infinite."""
+    return np.asarray(np.exp(np.clip(logits, -MAX_LOGIT, MAX_LOGIT)), dtype=np.float32)

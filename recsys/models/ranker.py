@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.models.candidate_features import ItemFacts, describe
-from recsys.models.layers import Network
+from recsys.models.layers import Network, odds
 from recsys.models.regional import RegionalModel
 from recsys.ranking import EMPTY_RANKING, NO_ITEM, ItemArray, Mask, Model, ModelState, Query, Ranking, ScoreArray, top_k
-
-MAX_LOGIT: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +73,8 @@ class Proposer:
 class RankerModel:
     """Ranks what its sources name by the probability that the shopper buys it in the time that it was fitted for.
 
-    Empty for a shopper of whom nothing is known. A score is that probability times what a purchase counts; an item's source and `because` are those of
-    the source that ranks it highest.
+    Empty for a shopper of whom nothing is known. A score is that probability times what a purchase counts. An item's source and `because` are those of
+    the source that ranks it highest; for what the shopper has bought those of the source that says so, since own purchases count most.
     """
 
     kind: ClassVar[str] = "ranker"
@@ -106,8 +104,11 @@ class RankerModel:
         """`(m,)` float32: the probability of each candidate."""
         if proposal.names != self.features:
             raise ValueError(f"features {proposal.names} are not those of training, {self.features}")
-        logits = np.clip(self.network(proposal.features), -MAX_LOGIT, MAX_LOGIT)
-        return np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float32)
+        return self.chances_of(proposal.features)
+
+    def chances_of(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`(m,)` float32: the probability of what `features` `(m, f)` describe, in the order of training."""
+        return np.asarray(1.0 / (1.0 + odds(-self.network(features))), dtype=np.float32)
 
     @cached_property
     def usual_log_price(self) -> float:
@@ -121,7 +122,10 @@ class RankerModel:
         return np.asarray(np.exp(self.value_weight * np.nan_to_num(log_price)), dtype=np.float32)
 
     def _leading(self, proposal: Proposal, items: ItemArray) -> tuple[tuple[str, ...], ItemArray]:
-        """For each of `items` `(k,)` the source that named it highest, the first of equals, and that one's reason."""
+        """For each of `items` `(k,)` the source that named it highest, the first of equals, and that one's reason.
+
+        A source whose reason is the item itself, its own purchases, comes before all others.
+        """
         best = np.full(len(items), np.iinfo(np.int64).max)
         which = np.zeros(len(items), dtype=np.intp)
         because = np.full(len(items), NO_ITEM, dtype=np.int32)
@@ -131,10 +135,11 @@ class RankerModel:
             named = answer.items[: source.depth]
             found = np.minimum(ascending.searchsorted(named), len(items) - 1)
             ranks = np.flatnonzero(ascending[found] == named)
-            places = order[found[ranks]]
-            better = ranks < best[places]
-            ranks, places = ranks[better], places[better]
-            best[places], which[places], because[places] = ranks, number, answer.because[ranks]
+            places, reasons = order[found[ranks]], answer.because[ranks]
+            standing = np.where(reasons == named[ranks], -1, ranks)
+            better = standing < best[places]
+            places = places[better]
+            best[places], which[places], because[places] = standing[better], number, reasons[better]
         names = [source.model.name for source in self.proposer.sources]
         return tuple(names[number] for number in which.tolist()), because
 
@@ -151,7 +156,13 @@ class RankerModel:
             "value_weight": self.value_weight,
             "name": self.name,
         }
-        arrays = {"facts": facts.values, "groups": facts.groups, "log_price": facts.log_price, **self.network.arrays()}
+        arrays = {
+            "facts": facts.values,
+            "groups": facts.groups,
+            "shares": facts.shares,
+            "log_price": facts.log_price,
+            **self.network.arrays(),
+        }
         parts = (*(source.model for source in sources), *([region] if region is not None else []))
         return ModelState(params, arrays, parts)
 
@@ -164,7 +175,12 @@ class RankerModel:
         region = state.parts[n] if len(state.parts) > n else None
         assert region is None or isinstance(region, RegionalModel)
         facts = ItemFacts(
-            tuple(params["facts"]), arrays["facts"], tuple(params["groups"]), arrays["groups"], arrays["log_price"]
+            tuple(params["facts"]),
+            arrays["facts"],
+            tuple(params["groups"]),
+            arrays["groups"],
+            arrays["shares"],
+            arrays["log_price"],
         )
         network = Network.from_arrays(arrays, params["n_layers"])
         proposer = Proposer(sources, facts, region)

@@ -32,8 +32,8 @@ class SegmentModel:
 
     def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
         """See `Model`."""
-        segments = query.segments[(query.segments >= 0) & (query.segments < len(self.lifts))]
-        if len(segments) == 0 or len(self.items) == 0 or k <= 0:
+        segments = self.known(query)
+        if len(segments) == 0 or k <= 0:
             return self.model.recommend(query, k, eligible)
         ranking = self.model.recommend(query, max(k, self.depth), eligible)
         place = np.minimum(self.items.searchsorted(ranking.items), len(self.items) - 1)
@@ -42,6 +42,12 @@ class SegmentModel:
         best = top_k(ranking.items, scores, k)
         sources = tuple(map(ranking.sources.__getitem__, best.tolist()))
         return Ranking(ranking.items[best], scores[best], sources, ranking.because[best])
+
+    def known(self, query: Query) -> ItemArray:
+        """Those of the query's segments of which it knows what they buy."""
+        if len(self.items) == 0:
+            return query.segments[:0]
+        return query.segments[(query.segments >= 0) & (query.segments < len(self.lifts))]
 
     def state(self) -> ModelState:
         """See `Model`."""

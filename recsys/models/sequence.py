@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.events import WEIGHT_OF_CODE
+from recsys.models.layers import odds
 from recsys.models.selection import rank
 from recsys.ranking import EMPTY_RANKING, History, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray
 
@@ -128,15 +129,26 @@ class SequenceModel:
 
     def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
         """See `Model`; empty where nothing known is in the history."""
-        known = self.places[query.history.items] >= 0
-        pool = np.flatnonzero(eligible[self.items])
-        if not known.any() or len(pool) == 0 or k <= 0:
+        history = self.known(query.history)
+        pool = self.items[eligible[self.items]]
+        if len(history) == 0 or len(pool) == 0 or k <= 0:
             return EMPTY_RANKING
-        history = History(query.history.items[known], query.history.event_types[known], query.history.age_days[known])
-        scores = (self.vectors @ self.shopper(history) + self.wanted)[pool]
-        # Scores are logits; a ranking's scores are compared by their share of the best, so they become odds.
-        ranking = rank(self.name, self.items[pool], np.exp(scores - scores.max()), k)
+        ranking = rank(self.name, pool, self.scores(history, pool), k)
         return Ranking(ranking.items, ranking.scores, ranking.sources, self._because(history, ranking.items))
+
+    def known(self, history: History) -> History:
+        """The events of items that it knows."""
+        known = self.places[history.items] >= 0
+        return History(history.items[known], history.event_types[known], history.age_days[known])
+
+    def scores(self, history: History, items: ItemArray) -> ScoreArray:
+        """`(m,)` float32 scores of `items` `(m,)`, which are known, as is all of `history`, which may be empty."""
+        places = self.places[items]
+        logits = self.wanted[places]
+        if len(history):
+            logits = logits + self.vectors[places] @ self.shopper(history)
+        # A ranking's scores are compared by their share of the best, so logits become odds.
+        return odds(logits)
 
     def shopper(self, history: History) -> Floats:
         """`(d,)` float32 vector of a shopper; all of `history`, which is not empty, is known."""

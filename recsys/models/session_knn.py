@@ -16,6 +16,18 @@ from recsys.models.selection import gather_rows, rank, sum_by_item
 from recsys.ranking import EMPTY_RANKING, ItemArray, Mask, ModelState, Query, Ranking, ScoreArray, top_k
 
 
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Past sessions like the one that asks."""
+
+    seeds: ItemArray
+    """`(s,)` int32: the items that are looked for, the latest first."""
+    sessions: NDArray[np.int32]
+    """`(n,)` int32, the nearest first."""
+    shared: ScoreArray
+    """`(n, s)` float32: what each seed adds to each session's similarity, 0 where the session has it not."""
+
+
 @dataclass(frozen=True)
 class SessionKNNModel:
     """Nearest past sessions, by the shared items' recency in the query's session and rarity."""
@@ -36,27 +48,49 @@ class SessionKNNModel:
 
     def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
         """See `Model`; answers from the session's items, else from the latest of the history."""
+        near = self.neighbours(query)
+        if len(near.seeds) == 0:
+            return EMPTY_RANKING
+        entries, place = self._entries(near)
+        keep = eligible[entries]
+        entries = entries[keep]
+        scores = near.shared.sum(axis=1)[place[keep]] * self.idf[entries]
+        items, totals = sum_by_item(entries, scores, len(self.idf))
+        ranking = rank(self.name, items, totals, k)
+        because = near.seeds[np.argmax(self.pulls(near, ranking.items), axis=1)]
+        return Ranking(ranking.items, ranking.scores, ranking.sources, because)
+
+    def neighbours(self, query: Query) -> Neighbours:
+        """The nearest past sessions; without seeds where the query has no items."""
         recent = query.session_items if len(query.session_items) else query.history.items
         recent = recent[-4 * self.max_items :][::-1]
         _, first = np.unique(recent, return_index=True)
         seeds = recent[np.sort(first)[: self.max_items]]
-        if len(seeds) == 0:
-            return EMPTY_RANKING
         # Linear decay by position, the latest item counting 1 (Ludewig and Jannach, 2018).
         decay = 1.0 - np.arange(len(seeds), dtype=np.float32) / np.float32(self.max_items)
         positions, lengths = gather_rows(self.item_indptr, seeds)
         n_sessions = len(self.session_indptr) - 1
         sessions, similarity = sum_by_item(self.item_sessions[positions], np.repeat(decay, lengths), n_sessions)
         # Among equally similar sessions the later one wins.
-        nearest = top_k(-sessions, similarity, self.k)
-        positions, lengths = gather_rows(self.session_indptr, sessions[nearest])
-        entries = self.session_items[positions]
-        keep = eligible[entries]
-        entries = entries[keep]
-        scores = np.repeat(similarity[nearest], lengths)[keep] * self.idf[entries]
-        items, totals = sum_by_item(entries, scores, len(self.idf))
-        latest = np.full(len(items), seeds[0], dtype=np.int32)
-        return rank(self.name, items, totals, k, because=latest)
+        nearest = sessions[top_k(-sessions, similarity, self.k)]
+        parts = np.split(self.item_sessions[positions], np.cumsum(lengths)[:-1])
+        has = np.stack([np.isin(nearest, part) for part in parts], axis=1) if len(seeds) else np.zeros((0, 0), np.bool_)
+        return Neighbours(seeds, nearest, has * decay)
+
+    def pulls(self, near: Neighbours, items: ItemArray) -> ScoreArray:
+        """`(m, s)` float32: what each seed adds to the score of each of `items` `(m,)`, different ones, by the sessions that hold both."""
+        entries, place = self._entries(near)
+        order = np.argsort(items)
+        found = np.minimum(items[order].searchsorted(entries), max(len(items) - 1, 0))
+        hits = np.flatnonzero(items[order][found] == entries) if len(items) else np.empty(0, dtype=np.intp)
+        pulls = np.zeros((len(items), len(near.seeds)), dtype=np.float32)
+        np.add.at(pulls, order[found[hits]], near.shared[place[hits]])
+        return pulls * self.idf[items][:, None]
+
+    def _entries(self, near: Neighbours) -> tuple[ItemArray, NDArray[np.int64]]:
+        """All items of the neighbours, `(e,)` int32, and the place of each one's session among them."""
+        positions, lengths = gather_rows(self.session_indptr, near.sessions)
+        return self.session_items[positions], np.repeat(np.arange(len(near.sessions)), lengths)
 
     def state(self) -> ModelState:
         """See `Model`."""

@@ -33,11 +33,21 @@ def events_of(request: Request) -> list[dict[str, Any]]:
     return list(json.loads(request.post_data or "{}")["events"])
 
 
+def tells(request: Request) -> bool:
+    """Whether a request says what the shopper did, and not only what was seen."""
+    return request.url.endswith("/events") and any(event["type"] != "render" for event in events_of(request))
+
+
 def sent(page: Page) -> list[dict[str, Any]]:
-    """Grows with every event that the page sends."""
+    """Grows with everything that the page says the shopper did."""
     events: list[dict[str, Any]] = []
-    page.on("request", lambda r: events.extend(events_of(r)) if r.url.endswith("/events") else None)
+    page.on("request", lambda r: events.extend(events_of(r)) if tells(r) else None)
     return events
+
+
+def meet(page: Page, handle: Callable[[Route], None]) -> None:
+    """Handle what says that the shopper did something; what was seen goes through."""
+    page.route("**/events", lambda route: handle(route) if tells(route.request) else route.continue_())
 
 
 def altered(change: Callable[[dict[str, Any]], None]) -> Callable[[Route], None]:
@@ -105,10 +115,38 @@ def test_a_click_is_accepted_and_changes_the_next_page(page: Page, shop_url: str
     assert click["request_id"] == view["request_id"]
     assert click["request_id"]
     page.click("#explain")
-    expect(page.locator("#journal li")).to_have_text([re.compile(": accepted$"), re.compile(": accepted$")])
+    told = page.locator("#journal li").filter(has_not_text="render")
+    expect(told).to_have_text([re.compile(": accepted$"), re.compile(": accepted$")])
     page.click(".brand")
     page.wait_for_selector("text=Good to see you")
     assert shown(page, "home") != before
+
+
+def test_rows_are_confirmed_as_they_come_into_the_window(page: Page, shop_url: str) -> None:
+    seen: list[str] = []
+    answers: dict[str, str] = {}
+    page.on(
+        "request",
+        lambda r: (
+            seen.extend(e["request_id"] for e in events_of(r) if e["type"] == "render")
+            if r.url.endswith("/events")
+            else None
+        ),
+    )
+    page.on(
+        "response",
+        lambda r: answers.update({r.json()["request_id"]: r.json()["surface"]}) if "/recommend?" in r.url else None,
+    )
+    page.set_viewport_size({"width": 1280, "height": 500})
+    page.goto(shop_url)
+    page.wait_for_selector(row("new_arrivals"), state="attached")
+    page.wait_for_load_state("networkidle")
+    assert "new_arrivals" not in {answers[request_id] for request_id in seen}
+    with page.expect_response(lambda r: r.url.endswith("/events") and r.ok):
+        page.locator(row("new_arrivals")).scroll_into_view_if_needed()
+    page.wait_for_load_state("networkidle")
+    assert answers[seen[-1]] == "new_arrivals"
+    assert len(set(seen)) == len(seen)
 
 
 def test_the_next_page_asks_only_when_the_events_have_arrived(page: Page, shop_url: str) -> None:
@@ -116,7 +154,7 @@ def test_the_next_page_asks_only_when_the_events_have_arrived(page: Page, shop_u
     page.wait_for_selector(f"{row('home')} {CARD}")
     page.wait_for_load_state("networkidle")  # the other rows have asked too
     order: list[str] = []
-    page.on("response", lambda r: order.append("event") if r.url.endswith("/events") else None)
+    page.on("response", lambda r: order.append("event") if tells(r.request) else None)
     page.on("request", lambda r: order.append("question") if "/recommend?" in r.url else None)
     page.click(f"{row('home')} {CARD} a")
     page.wait_for_selector(f"{row('bought_together')}", state="attached")
@@ -158,8 +196,8 @@ def test_a_lost_event_is_sent_again_under_the_same_id(page: Page, shop_url: str)
         tries.append(events_of(route.request))
         route.fulfill(status=503, json={"detail": "busy"}) if len(tries) == 1 else route.continue_()
 
-    page.route("**/events", lose_the_first)
-    with page.expect_response(lambda r: r.url.endswith("/events") and r.ok):
+    meet(page, lose_the_first)
+    with page.expect_response(lambda r: tells(r.request) and r.ok):
         page.locator(f"{row('home')} .add").first.click()
     assert len(tries) == 2
     assert tries[0] == tries[1]
@@ -173,7 +211,7 @@ def test_a_failed_checkout_keeps_the_cart_and_the_order(page: Page, shop_url: st
     page.click(".cart-link")
     page.wait_for_selector("#checkout")
     orders = sent(page)
-    page.route("**/events", lambda route: route.abort())
+    meet(page, lambda route: route.abort())
     page.click("#checkout")
     page.wait_for_selector("text=Nothing is lost")
     expect(page.locator(".line")).to_have_count(1)
@@ -207,7 +245,7 @@ def test_a_breadcrumb_leads_to_its_category(page: Page, shop_url: str) -> None:
 def test_a_rejected_event_is_said(page: Page, shop_url: str) -> None:
     verdict = {"event_id": None, "verdict": "rejected", "reason": "no such thing"}
     answer = {"accepted": 0, "duplicate": 0, "rejected": 1, "verdicts": [verdict]}
-    page.route("**/events", lambda route: route.fulfill(status=422, json=answer))
+    meet(page, lambda route: route.fulfill(status=422, json=answer))
     page.goto(shop_url)
     page.wait_for_selector(f"{row('home')} {CARD}")
     page.locator(f"{row('home')} .add").first.click()

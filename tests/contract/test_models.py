@@ -9,8 +9,10 @@ from functools import cache
 import numpy as np
 import pytest
 
+from recsys.calibration import Calibrated, Curve
 from recsys.compose import MODELS, Blend, Confident, Fallback, Shrinkage, model_from_state
 from recsys.dataset import Segments
+from recsys.explanation import Asked, explain
 from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
 from recsys.models.fit.als import ALSRecommender
@@ -35,7 +37,7 @@ from recsys.models.fit.session_knn import SessionKNNRecommender
 from recsys.models.item_item import ItemItemModel
 from recsys.phase1 import Workshop
 from recsys.phases import PHASES
-from recsys.ranking import Mask, Model, ModelState, Query
+from recsys.ranking import NO_ITEM, Mask, Model, ModelState, Query, Ranking
 from tests.factories import checkerboard, query
 
 N_ITEMS = 40
@@ -94,6 +96,13 @@ def diverse() -> Model:
     return replace(codes, model=fitted(PopularityRecommender()), strength=0.3)
 
 
+def with_chances() -> Model:
+    """Chances over scores for own purchases, over ranks for all else."""
+    score = Curve("score", np.array([0.5, 1.0, 4.0]), np.array([0.1, 0.2, 0.6]))
+    rank = Curve("rank", np.array([1.0, 20.0]), np.array([0.3, 0.05]))
+    return Calibrated(blend(), {"": rank, "buy_again": score})
+
+
 QUICK_SEQUENCE = SequenceRecommender(dimensions=8, layers=2, min_steps=200, min_shoppers=1, learning_rate=5e-3)
 QUICK_CONTENT = ContentRecommender(epochs=60, snapshots=3, window_days=7.0, folds=3)
 
@@ -126,6 +135,7 @@ BUILDERS: dict[str, Callable[[], Model]] = {
     "similar_content": lambda: similar_content(),
     "ranker": lambda: fitted(QUICK_RANKER),
     "diverse": lambda: diverse(),
+    "calibrated": lambda: with_chances(),
     "confident": lambda: Confident(fitted(QUICK_RANKER), 0.2),
     **{
         f"phase{number} {surface}": lambda number=number, surface=surface: phase(number)[surface]  # type: ignore[misc]
@@ -163,6 +173,22 @@ def model(request: pytest.FixtureRequest) -> Model:
     return build(request.param)
 
 
+COMPARABLE = (
+    "buy_again",
+    "item_knn",
+    "similar",
+    "bought_together",
+    "cart",
+    "local_ridge",
+    "als",
+    "similar_content",
+    "content",
+    "phase1 buy_again",
+)
+"""Models whose scores compare between two questions: they are no shares of the best, and no other model fills them up."""
+NETWORKS = ("sequence", "ranker", "confident", "phase3 home", "content", "phase2 new_arrivals", "phase3 new_arrivals")
+"""What they explain is the mean over all that they might know; what they cite is what all that they know would miss."""
+
 QUERIES = {
     "a known taste": query(0, 2, 4),
     "one event": query(7),
@@ -182,6 +208,11 @@ def test_a_ranking_is_well_formed(model: Model, asked: str, k: int) -> None:
     assert len(ranking.sources) == len(ranking.because) == len(ranking)
     assert np.isfinite(ranking.scores).all()
     assert (np.diff(ranking.scores) <= 0).all()
+    if ranking.chances is not None:
+        assert ranking.chances.dtype == np.float32 and len(ranking.chances) == len(ranking)
+        assert ((ranking.chances >= 0) & (ranking.chances <= 1) | np.isnan(ranking.chances)).all()
+    if ranking.enhanced is not None:
+        assert ranking.enhanced.dtype == np.bool_ and len(ranking.enhanced) == len(ranking)
 
 
 @pytest.mark.parametrize("asked", QUERIES)
@@ -231,6 +262,9 @@ def test_a_stored_model_answers_alike(model: Model) -> None:
         assert before.scores.tolist() == after.scores.tolist()
         assert before.sources == after.sources
         assert before.because.tolist() == after.because.tolist()
+        for ours, theirs in ((before.chances, after.chances), (before.enhanced, after.enhanced)):
+            assert (ours is None) == (theirs is None)
+            np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", COLLABORATIVE)
@@ -297,6 +331,60 @@ def test_shrinkage_moves_from_the_prior_to_the_model() -> None:
 
 def test_buy_again_returns_only_what_was_bought() -> None:
     assert set(build("phase1 buy_again").recommend(query(1, 2, 3), 10, ALLOWED).items.tolist()) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("asked", QUERIES)
+@pytest.mark.parametrize("k", [5, 1_000])
+def test_an_explanation_sums_to_the_score(model: Model, asked: str, k: int) -> None:
+    question = Asked(QUERIES[asked], k, ALLOWED)
+    ranking = question.of(model)
+    told = explain(model, question, ranking.items[::2])
+    assert sorted(told) == sorted(ranking.items[::2].tolist())
+    for item, score in zip(ranking.items[::2].tolist(), ranking.scores[::2].tolist(), strict=True):
+        values = [one.value for one in told[item].contributions]
+        assert told[item].score == score
+        # Of single precision: of the terms, and of an inner product whose terms cancel.
+        precision = 1e-5 * (abs(told[item].base) + sum(map(abs, values))) + 1e-6 * float(ranking.scores[0])
+        assert abs(told[item].base + sum(values) - score) <= precision
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in NETWORKS])
+def test_what_is_cited_contributes(name: str) -> None:
+    model = build(name)
+    for asked in QUERIES.values():
+        question = Asked(asked, 10, ALLOWED)
+        ranking = question.of(model)
+        told = explain(model, question, ranking.items)
+        for item, because, _ in zip(*_listed(ranking), strict=True):
+            if because != NO_ITEM:
+                assert sum(one.value for one in told[item].contributions if one.item == because) > 0
+
+
+@pytest.mark.parametrize("name", COMPARABLE)
+def test_without_what_is_cited_an_item_has_less(name: str) -> None:
+    for asked in (query(0, 2, 4), query(7), query(3, 3, 3, 3), query(*range(N_ITEMS))):
+        for item, because, score in zip(*_listed(build(name).recommend(asked, 10, ALLOWED)), strict=True):
+            if because == NO_ITEM:
+                assert name == "content"  # it cites none where no single event carries the item
+                continue
+            other = build(name).recommend(without(asked, because), N_ITEMS, ALLOWED)
+            left = dict(zip(other.items.tolist(), other.scores.tolist(), strict=True))
+            assert left.get(item, 0.0) < score
+
+
+def _listed(ranking: Ranking) -> tuple[list[int], list[int], list[float]]:
+    return ranking.items.tolist(), ranking.because.tolist(), ranking.scores.tolist()
+
+
+def without(asked: Query, item: int) -> Query:
+    """The same from a shopper who has never met the item."""
+    return replace(
+        asked,
+        history=asked.history.without(item),
+        session_items=asked.session_items[asked.session_items != item],
+        cart_items=asked.cart_items[asked.cart_items != item],
+        context_item=NO_ITEM if asked.context_item == item else asked.context_item,
+    )
 
 
 def test_every_kind_is_asked() -> None:

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import io
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
+from sqlalchemy import URL
 
 from recsys import cli
+from recsys.calibration import ANY, Curve, calibrated
 from recsys.events import Surface
 from recsys.ranking import NO_ITEM, Ranking
 from recsys.rules.reading import RuleSet
-from recsys.rules.worth import STAND_IN, Predictor, Worth, worth
-from service.answering import Answering, Ruling, Shopper
+from recsys.rules.worth import CHANCES, STAND_IN, Predictor, Worth, worth
+from recsys.store.database import database_url, open_database, reading, writing
+from recsys.store.migrate import upgrade
+from recsys.store.old_log import Imported, import_log
+from recsys.store.reading import events_by_id, latest_exposures
+from recsys.store.schema import EXPOSURES
+from recsys.store.writing import insert_events, insert_merges, insert_new
+from service.answering import Answering
+from service.answers import Ruling, Shopper
 from service.bundles import LiveBundle
 from service.dry_run import dry_run, predictor_of
 from service.replay import from_log, open_live, requests_for, sampled
@@ -52,12 +62,12 @@ def ranking(*items: int, scores: tuple[float, ...]) -> Ranking:
     )
 
 
-def test_an_answer_is_worth_its_clicks_and_their_prices() -> None:
+def test_an_answer_is_worth_its_purchases_and_their_prices() -> None:
     plain = ranking(0, 1, 2, scores=(4.0, 2.0, 1.0))
     # Item 1 first, 0 third; scores are those without rules, whatever the answer says. Item 3 was not among them.
     answer = ranking(1, 3, 0, scores=(9.0, 9.0, 9.0))
     prices = np.array([100, 200, 300, -1], dtype=np.int64)
-    half = Predictor(lambda _, r: np.asarray(r.scores / 8, dtype=np.float32), "clicks", relative=False)
+    half = Predictor(lambda _, r: np.asarray(r.scores / 8, dtype=np.float32), "half", relative=False)
     # 2/8 + 0 + 4/8; times 200 and 100 cents.
     assert worth(half, Surface.HOME, answer, plain, prices) == Worth(0.75, 100.0)
     # Shares of the best, 4: 2/4 at rank 1, 4/4 at rank 3, which counts 1 / log2(4).
@@ -83,9 +93,9 @@ def test_each_rule_has_its_price(live: LiveBundle) -> None:
     assert (milk.in_force, nothing.in_force, hero.in_force) == (70, 70, 10)
     # A shopper whose region is not known: whether the rule is for them cannot be told.
     assert (never.in_force, never.failed, never.price) == (0, 70, Worth(0.0, 0.0))
-    assert milk.changed > 10 and milk.price.clicks < 0 and hero.price.clicks < 0
+    assert milk.changed > 10 and milk.price.purchases < 0 and hero.price.purchases < 0
     assert (nothing.changed, nothing.price) == (0, Worth(0.0, 0.0))
-    assert run.with_rules.clicks < run.without_rules.clicks
+    assert run.with_rules.purchases < run.without_rules.purchases
     assert 0 < run.changed <= 70 and run.examples[0].before != run.examples[0].after
     assert "boost 'nothing' means no item of the catalogue" in run.contradictions
     assert run.warnings == ["rule 'nothing': item 'nobody' is not in the catalogue"]
@@ -96,20 +106,27 @@ def test_without_rules_nothing_changes(live: LiveBundle) -> None:
     assert (run.requests, run.changed, run.with_rules) == (70, 0, run.without_rules)
 
 
-def test_calibrated_probabilities_take_the_place_of_the_stand_in() -> None:
-    class Calibrated:
-        class calibration:  # noqa: N801 - as a bundle will have it
-            @staticmethod
-            def probabilities(surface: Surface, ranking: Ranking) -> Any:  # noqa: ARG004
-                return ranking.scores
+def test_chances_take_the_place_of_the_stand_in_where_every_surface_claims_them(live: LiveBundle) -> None:
+    curve = Curve("rank", np.array([1.0]), np.array([0.25]))
+    of_all = calibrated(live.bundle.surfaces, {surface: {ANY: curve} for surface in Surface})
+    of_home = calibrated(live.bundle.surfaces, {Surface.HOME: {ANY: curve}})
+    assert predictor_of(live.bundle) is predictor_of(replace(live.bundle, surfaces=of_home)) is STAND_IN
+    assert predictor_of(replace(live.bundle, surfaces=of_all)) is CHANCES
 
-    assert predictor_of(Calibrated()).unit == "clicks"  # type: ignore[arg-type]
-    assert predictor_of(object()).unit.startswith("points")  # type: ignore[arg-type]
+
+def test_an_item_is_worth_the_chance_that_it_has_without_rules() -> None:
+    plain = replace(ranking(0, 1, 2, scores=(4.0, 2.0, 1.0)), chances=np.array([0.5, 0.25, np.nan], np.float32))
+    # Item 1 was first only since a rule took out 0; of item 2 nothing is claimed, and 3 was not offered.
+    answer = replace(ranking(1, 2, 3, scores=(9.0, 9.0, 9.0)), chances=np.full(3, 0.5, np.float32))
+    assert worth(CHANCES, Surface.HOME, answer, plain, np.array([100, 200, 300, 400])) == Worth(0.25, 50.0)
 
 
 def line(kind: str, hour: int, **members: Any) -> bytes:
+    """A line as the log of versions before the database has it."""
     moment = NOON.replace(hour=hour).isoformat()
-    return orjson.dumps({"kind": kind, "occurred_at": moment, "received_at": moment, **members})
+    served = {"served_by": "phase1", "model_version": "v", "degraded": False}
+    ids = {"event_id": f"e{hour}"} if kind == "event" else {"request_id": f"r{hour}", **served}
+    return orjson.dumps({"kind": kind, "occurred_at": moment, "received_at": moment, **ids, **members})
 
 
 LOG = [
@@ -125,17 +142,56 @@ LOG = [
 ]
 
 
+def with_log(data_dir: Path) -> URL:
+    """A database with the log in it, two workers' files having been taken in."""
+    (data_dir / "log").mkdir()
+    (data_dir / "log" / "events-1.jsonl").write_bytes(b"\n".join(LOG[::2]))
+    (data_dir / "log" / "events-2.jsonl").write_bytes(b"\n".join(LOG[1::2]))
+    url = database_url(data_dir)
+    engine = open_database(url)
+    upgrade(engine)
+    done = import_log(engine, data_dir)
+    assert (done.events, done.exposures, done.known, done.unreadable) == (2, 5, 0, 2)
+    assert import_log(engine, data_dir) == Imported()
+    engine.dispose()
+    return url
+
+
 def test_the_log_gives_requests_with_the_history_of_then(tmp_path: Path, live: LiveBundle) -> None:
-    (tmp_path / "events-1.jsonl").write_bytes(b"\n".join(LOG[::2]))
-    (tmp_path / "events-2.jsonl").write_bytes(b"\n".join(LOG[1::2]))
-    first, second, third, fourth = from_log(tmp_path, live, 10)
+    engine = open_database(with_log(tmp_path))
+    first, second, third, fourth = from_log(engine, live, 10)
     assert (first.request.k, first.request.cart, first.shopper.history.items.tolist()) == (7, ("item-02",), [3])
     assert first.shopper.history.age_days.tolist() == pytest.approx([1 / 24])
     assert (second.request.region, second.shopper.history.items.tolist()) == ("north", [3, 4])
     assert (third.request.where, third.request.k, third.shopper.history.items.tolist()) == (Surface.BUY_AGAIN, 2, [3])
     assert (fourth.request.item_id, fourth.request.filters) == ("item-09", Filters(brand="B"))
-    assert [one.at for one in from_log(tmp_path, live, 3)] == [second.at, third.at, fourth.at]
-    assert from_log(tmp_path / "nothing", live, 10) == []
+    assert [one.at for one in from_log(engine, live, 3)] == [second.at, third.at, fourth.at]
+    engine.dispose()
+
+
+def test_what_a_session_did_is_its_users_from_the_login_on(tmp_path: Path, live: LiveBundle) -> None:
+    engine = open_database(with_log(tmp_path))
+    with writing(engine) as connection:
+        login = NOON.replace(hour=4, minute=30, tzinfo=None)
+        insert_merges(connection, [{"session_id": "t", "user_id": "v", "since": login}])
+        template = next(latest_exposures(engine))
+        del template["number"]
+        early, late = ({**template, "user_id": "v", "request_id": f"v{n}"} for n in range(2))
+        early["occurred_at"], late["occurred_at"] = login - timedelta(minutes=1), login + timedelta(minutes=1)
+        anonymous = {
+            "event_id": "x",
+            "user_id": None,
+            "session_id": "t",
+            "received_at": NOON.replace(hour=2, tzinfo=None),
+        }
+        with reading(engine) as other:
+            event = events_by_id(other, ["e1"])[0]
+        del event["number"]
+        insert_events(connection, [{**event, **anonymous, "item_id": "item-05"}])
+        insert_new(connection, EXPOSURES, "request_id", [early, late])
+    histories = [one.shopper.history.items.tolist() for one in from_log(engine, live, 10) if one.request.user_id == "v"]
+    assert histories == [[], [5]]
+    engine.dispose()
 
 
 RULES = '[[rules]]\nname = "no-milk"\nkind = "exclude"\nitems = { category = "DAIRY > MILK" }\n'
@@ -173,11 +229,10 @@ def test_the_command_prints_what_a_file_changes_and_costs(data_dir: Path, tmp_pa
 
 
 def test_the_command_reads_the_log_where_there_is_one(data_dir: Path, tmp_path: Path, live: LiveBundle) -> None:
-    (tmp_path / "log").mkdir()
-    (tmp_path / "log" / "events.jsonl").write_bytes(b"\n".join(LOG))
-    found, words = requests_for(tmp_path, live, 100)
+    found, words = requests_for(with_log(tmp_path), live, 100)
     assert len(found) == 4 and words.startswith("4 requests of the log")
-    found, words = requests_for(data_dir, live, 5)
+    found, words = requests_for(database_url(data_dir), live, 5)
+    assert not (data_dir / "recsys.db").exists()  # looking makes no database
     assert len(found) == 5 and "made up" in words
 
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import httpx
 import numpy as np
-import orjson
 import pytest
 import redis
 
+from recsys.store.database import database_url, opened
+from recsys.store.schema import EXPOSURES
 from service.replay import from_log, open_live
 from tests.integration.test_rules import BREAD, RULES
 from tests.integration.test_service import SURFACES, ask, eventually, ids, redis_pid
-from tests.shop import publish_tiny_shop, running_service
+from tests.shop import logged, publish_tiny_shop, running_service
 
 N_ITEMS = 49
 Page = dict[str, dict[str, Any]]
@@ -172,18 +173,18 @@ def test_each_widget_is_an_exposure_of_its_own_that_a_dry_run_can_ask_again(
     body = {"user_id": "household-07", "widgets": [{"name": "top", "k": 4}, {"name": "again", "surface": "buy_again"}]}
     page = client.post("/page", json=body).json()
 
-    def logged() -> list[dict[str, Any]]:
-        lines = [line for path in (data_dir / "log").glob("*.jsonl") for line in path.read_bytes().splitlines()]
-        return [orjson.loads(line) for line in lines if page["page_id"].encode() in line]
+    def exposures() -> list[dict[str, Any]]:
+        return [row for row in logged(data_dir, EXPOSURES) if row["page_id"] == page["page_id"]]
 
-    eventually(lambda: len(logged()) == 2)
-    top, again = logged()
+    eventually(lambda: len(exposures()) == 2)
+    top, again = exposures()
     answers = page["widgets"]
     assert [top["request_id"], again["request_id"]] == [answers[name]["request_id"] for name in ("top", "again")]
     assert [top["widget"], again["widget"]] == ["top", "again"]
     assert (top["shown_before"], again["shown_before"]) == ([], ids(answers["top"]))
-    assert [item for item, _ in again["items"]] == ids(answers["again"])
-    last = from_log(data_dir / "log", open_live(data_dir, None), 1)[0].request
+    assert [item for item, *_ in again["items"]] == ids(answers["again"])
+    with opened(database_url(data_dir)) as engine:
+        last = from_log(engine, open_live(data_dir, None), 1)[0].request
     assert list(last.filters.exclude_item_ids) == ids(answers["top"])
 
 

@@ -17,7 +17,7 @@ from tests.shop import running_service, tiny_dataset, write_tiny_bundle
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("phase3")
     shop = tiny_dataset(np.random.default_rng(0))
-    publish(folder / "bundles", write_tiny_bundle(folder, shop, phase=3).name)
+    publish(folder / "bundles", write_tiny_bundle(folder, shop, phase=3, with_chances=True).name)
     with running_service(folder) as url, httpx.Client(base_url=url, timeout=30) as client:
         yield client
 
@@ -27,20 +27,23 @@ def test_every_surface_answers_with_reasons(client: httpx.Client, surface: str) 
     answer = ask(client, user_id="household-01", surface=surface, item_id="item-05", cart="item-08", k=5)
     assert answer["phase"] == 3 and len(answer["items"]) == 5 and answer["shortfall"] == 0
     assert all(item["reason"] for item in answer["items"])
+    assert all(0 < item["confidence"] < 1 for item in answer["items"])
+    assert surface == "home" or not any(item["enhanced"] for item in answer["items"])
 
 
 def test_home_says_how_likely_a_purchase_is_and_which_places_the_ranker_took(client: httpx.Client) -> None:
     items = ask(client, user_id="household-01", k=20)["items"]
+    assert all(0 < item["confidence"] < 1 for item in items)
     chances = [item["confidence"] for item in items if item["enhanced"]]
-    assert chances and all(0 < chance < 1 for chance in chances)
+    assert chances
     assert chances[0] == max(chances)  # the best stays first; those behind it may change places for diversity
-    assert all(item["confidence"] is None for item in items if not item["enhanced"])
 
 
 def test_a_stranger_gets_the_simple_answer(client: httpx.Client) -> None:
     items = ask(client, region="north", k=5)["items"]
     assert len(items) == 5
     assert not any(item["enhanced"] for item in items)
+    assert all(0 < item["confidence"] < 1 for item in items)
 
 
 def test_what_is_switched_off_is_in_no_answer(client: httpx.Client) -> None:

@@ -20,6 +20,7 @@ from pipelines.run import RejectedShareError, build_tables
 from recsys.content import attribute_values
 from recsys.dataset import close_gaps
 from recsys.errors import UserError
+from recsys.store.database import database_url
 from recsys.tables import INTERACTIONS, TABLES
 
 QUIET = Console(quiet=True)
@@ -160,7 +161,7 @@ def test_a_clickstream_with_a_catalogue(tmp_path: Path) -> None:
     assert items["2"]["available"] is False  # clicked, but not in the catalogue
 
 
-def test_the_services_own_log_comes_back_in(tmp_path: Path) -> None:
+def test_the_log_of_older_versions_comes_back_in(tmp_path: Path) -> None:
     data = tmp_path / "data"
     ingest(shop(tmp_path, LINES), data, QUIET)
     event = {
@@ -190,15 +191,15 @@ def test_the_services_own_log_comes_back_in(tmp_path: Path) -> None:
     (data / "log").mkdir()
     lines = [orjson.dumps(event), orjson.dumps(exposure), orjson.dumps(event), orjson.dumps(event)[:40]]
     (data / "log" / "events-20240520-1.jsonl").write_bytes(b"\n".join(lines))
-    ingest_log(data, QUIET)
+    ingest_log(database_url(data), data, QUIET)
     summary = build_tables(data, QUIET, as_of=NOW)
     mine = pl.read_parquet(data / "tables" / "interactions.parquet").filter(source="event_log")
     assert mine.select("event_id", "price_cents", "request_id", "surface").rows() == [("e1", 1250, "r1", "home")]
     assert summary.log_until == datetime(2024, 5, 20, 10, 0, 1, tzinfo=UTC).timestamp()
     shown = pl.read_parquet(data / "tables" / "exposures.parquet")
     assert shown.select("item_id", "position", "source").rows() == [("A1", 1, "buy_again"), ("A2", 2, "popularity")]
-    torn = pl.read_parquet(data / "tables" / "quarantine.parquet").filter(source="event_log")
-    assert torn["reason"].to_list() == ["not splittable into columns"]
+    assert pl.read_parquet(data / "tables" / "quarantine.parquet").filter(source="event_log").is_empty()
+    assert [path.name for path in (data / "log").glob("*.jsonl*")] == ["events-20240520-1.jsonl.imported"]
 
 
 def test_one_directory_holds_one_shop(tmp_path: Path) -> None:
@@ -309,10 +310,10 @@ def test_the_doctor_counts_recent_days_as_models_see_them(tmp_path: Path) -> Non
     ingest(shop(tmp_path, LINES), tmp_path / "data", QUIET)
     log = tmp_path / "data" / "log" / "events.jsonl"
     log.parent.mkdir()
-    click = {"kind": "event", "event_id": "e", "type": "click", "item_id": "A1", "session_id": "s"}
+    click = {"kind": "event", "event_id": "e", "quantity": 1, "type": "click", "item_id": "A1", "session_id": "s"}
     at = "2025-01-05T10:00:00+00:00"
     log.write_bytes(orjson.dumps({**click, "occurred_at": at, "received_at": at}) + b"\n")
-    ingest_log(tmp_path / "data", QUIET)
+    ingest_log(database_url(tmp_path / "data"), tmp_path / "data", QUIET)
     build_tables(tmp_path / "data", QUIET, as_of=datetime(2025, 2, 1, tzinfo=UTC))
     seconds = pl.read_parquet(tmp_path / "data" / "tables" / "interactions.parquet")["occurred_at"].sort().dt.epoch("s")
     closed = close_gaps(seconds.to_numpy())

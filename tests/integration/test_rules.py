@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import orjson
 import pytest
 
 from recsys.rules.reading import read_rules
+from recsys.store.schema import EXPOSURES
 from tests.integration.test_service import SURFACES, ask, eventually, ids, redis_pid
-from tests.shop import publish_tiny_shop, running_service
+from tests.shop import logged, publish_tiny_shop, running_service
 
 RULES = """
 [[rules]]
@@ -108,12 +108,11 @@ def test_what_a_dry_run_needs_is_in_the_log(client: httpx.Client, data_dir: Path
     version = read_rules(data_dir / "rules.toml").version
     answer = ask(client, user_id="household-03", cart="item-01", region="north", max_price_cents=300, k=3)
 
-    def logged() -> list[dict[str, Any]]:
-        lines = [line for path in (data_dir / "log").glob("*.jsonl") for line in path.read_bytes().splitlines()]
-        return [orjson.loads(line) for line in lines if answer["request_id"].encode() in line]
+    def exposures() -> list[dict[str, Any]]:
+        return [row for row in logged(data_dir, EXPOSURES) if row["request_id"] == answer["request_id"]]
 
-    eventually(lambda: len(logged()) == 1)
-    (record,) = logged()
+    eventually(lambda: len(exposures()) == 1)
+    (record,) = exposures()
     assert record["rules"] == version
     assert record["moved_by"] == {"item-07": ["hero"]}
     assert record["request"] == {"k": 3, "cart": ["item-01"], "region": "north", "filters": {"max_price_cents": 300}}

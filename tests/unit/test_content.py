@@ -192,3 +192,17 @@ def test_attributes_beyond_the_eighth_are_named() -> None:
     assert found.encoder.plan.attributes == tuple(f"a{n}" for n in range(8))
     (warning,) = (text for text in found.warnings if "attributes" in text)
     assert warning.endswith("these are not: 'a8', 'a9'")
+
+
+def test_a_catalogue_of_ids_alone_gives_no_rows_of_features() -> None:
+    shop = make_catalogue(40)
+    bare = replace(
+        shop,
+        titles=shop.item_ids,
+        brands=(None,) * 40,
+        category=np.full(40, -1, dtype=np.int32),
+        listed_price_cents=np.full(40, -1, dtype=np.int64),
+    )
+    rows, weight = fit_features(bare).rows()
+    assert rows.shape == (0, 40)
+    assert len(weight) == 0

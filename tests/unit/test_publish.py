@@ -7,7 +7,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from recsys.publish import served_phases
+from recsys.bundle import BundleError
+from recsys.publish import live_version, publish, publish_beside, rollback, served_phases
+from tests.shop import write_tiny_bundle
 
 ONE, TWO, OLD, NEW = "a-phase1-x", "b-phase2-x", "c-phase3-old", "d-phase3-new"
 
@@ -18,7 +20,7 @@ def moves(folder: Path, *moves: tuple[str, str]) -> Path:
     for action, version in moves:
         entry = {"at": "", "action": action, "version": version, "previous": previous, "by": "", "reason": ""}
         lines.append(orjson.dumps(entry))
-        previous = version
+        previous = previous if action == "beside" else version
     (folder / "ledger.jsonl").write_bytes(b"\n".join(lines))
     return folder
 
@@ -32,6 +34,8 @@ def moves(folder: Path, *moves: tuple[str, str]) -> Path:
         ([("publish", OLD), ("publish", NEW), ("publish", OLD)], {3: OLD}),
         ([("publish", OLD), ("publish", NEW), ("rollback", OLD)], {3: OLD}),
         ([("publish", TWO), ("publish", NEW), ("rollback", TWO)], {2: TWO}),
+        ([("publish", NEW), ("beside", TWO)], {2: TWO, 3: NEW}),
+        ([("publish", OLD), ("publish", NEW), ("beside", TWO), ("rollback", OLD)], {2: TWO, 3: OLD}),
         ([("publish", TWO), ("publish", NEW), ("rollback", TWO), ("rollback", NEW)], {2: TWO, 3: NEW}),
     ],
 )
@@ -39,3 +43,15 @@ def test_a_phase_is_served_by_what_was_published_last_and_not_withdrawn(
     tmp_path: Path, ledger: list[tuple[str, str]], expected: dict[int, str]
 ) -> None:
     assert served_phases(moves(tmp_path, *ledger)) == expected
+
+
+def test_what_serves_beside_is_no_move_of_the_pointer(tmp_path: Path) -> None:
+    first = publish(tmp_path / "bundles", write_tiny_bundle(tmp_path).name)
+    beside = write_tiny_bundle(tmp_path, spare=3).name
+    assert publish_beside(tmp_path / "bundles", beside) == beside
+    assert live_version(tmp_path / "bundles") == first
+    assert served_phases(tmp_path / "bundles") == {1: beside}
+    with pytest.raises(BundleError, match="no other bundle has been live"):
+        rollback(tmp_path / "bundles")
+    with pytest.raises(BundleError, match="no bundle 'nothing'"):
+        publish_beside(tmp_path / "bundles", "nothing")

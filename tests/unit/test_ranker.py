@@ -15,7 +15,7 @@ from recsys.errors import UserError
 from recsys.events import EVENT_CODE, EVENT_WEIGHT, EventType
 from recsys.models.candidate_features import NEVER, ItemFacts, describe
 from recsys.models.fit.frequency import FrequencyRecommender
-from recsys.models.fit.item_facts import fit_facts
+from recsys.models.fit.item_facts import SHARE_PRIOR, fit_facts
 from recsys.models.fit.item_item import CosineRecommender
 from recsys.models.fit.layers import fit_bins, fit_scaler, to_layer
 from recsys.models.fit.popularity import PopularityRecommender
@@ -51,7 +51,8 @@ def facts(n_items: int = 4) -> ItemFacts:
     groups = np.array([[0, 0, 1, -1]], dtype=np.int32)[:, :n_items]
     price = np.log(np.array([100, 200, 400, np.nan], dtype=np.float32))[:n_items]
     values = np.arange(n_items, dtype=np.float32)[:, None]
-    return ItemFacts(("row",), values, ("category",), groups, price)
+    shares = np.array([[0.6, 0.4, 1.0, 0.0]], dtype=np.float32)[:, :n_items]
+    return ItemFacts(("row",), values, ("category",), groups, shares, price)
 
 
 def test_features_of_a_history_that_a_reader_can_count() -> None:
@@ -65,6 +66,7 @@ def test_features_of_a_history_that_a_reader_can_count() -> None:
     assert found["own_first_age"].tolist() == [100, NEVER, 40]
     assert found["own_gap"].tolist() == [45, NEVER, NEVER]  # (100 - 10) / 2
     assert found["own_due"].tolist() == pytest.approx([10 / 45, NEVER, 40 / NEVER])
+    assert found["own_last_gap"].tolist() == [30, NEVER, NEVER]
     assert found["own_n_14"].tolist() == [1, 0, 0]
     assert found["own_n_45"].tolist() == [2, 0, 1]
     assert found["own_rate"].tolist() == pytest.approx([3 / 100, 0, 1 / 40])
@@ -74,6 +76,16 @@ def test_features_of_a_history_that_a_reader_can_count() -> None:
     assert found["category_age"].tolist() == [10, 10, 40]
     assert found["category_items"].tolist() == [1, 1, 1]
     assert found["category_recent_20"][1] == pytest.approx(2**-5 + 2**-2 + 2**-0.5)
+    # Of the category bought on days 100, 40 and 10, of three trips; since item 0 nothing of it, before the never bought 1 all.
+    assert found["category_gap"].tolist() == [45, 45, NEVER]
+    assert found["category_due"].tolist() == pytest.approx([10 / 45, 10 / 45, 40 / NEVER])
+    assert found["category_per_trip"].tolist() == pytest.approx([1, 1, 1 / 3])
+    assert found["category_tried"].tolist() == pytest.approx([2 ** (-100 / 45)] * 2 + [2 ** (-40 / 45)])
+    assert found["category_own_share"].tolist() == pytest.approx([1, 0, 1])
+    assert found["category_expected"][:2].tolist() == pytest.approx(
+        (found["category_recent_20"][:2] * np.array([0.6, 0.4])).tolist()
+    )
+    assert found["category_since_own"].tolist() == [0, 3, 0]
     assert found["looked_age"].tolist() == [NEVER, NEVER, 1]
     assert found["looked_n"].tolist() == [0, 0, 1]
     usual = (3 * np.log(100) + np.log(400)) / 4
@@ -84,6 +96,17 @@ def test_features_of_a_history_that_a_reader_can_count() -> None:
     assert found["shopper_trips"].tolist() == [3, 3, 3]
     assert found["shopper_trip_gap"].tolist() == [45, 45, 45]
     assert found["shopper_repeats"].tolist() == pytest.approx([0.5] * 3)  # 2 different of 4
+
+
+def test_what_stood_in_for_an_item_is_counted_since_it_was_last_bought() -> None:
+    # Item 0, then its sibling 1 twice, and between them item 2 of another category and item 3 of none.
+    known = history(
+        (0, PURCHASE, 30.0), (1, PURCHASE, 20.0), (2, PURCHASE, 15.0), (3, PURCHASE, 12.0), (1, PURCHASE, 10.0)
+    )
+    found = describe(Query(history=known), np.arange(4, dtype=np.int32), [], facts())
+    assert found["category_since_own"].tolist() == [2, 0, 0, 0]
+    one, other = 2 ** (-30 / 90), 2 ** (-20 / 90) + 2 ** (-10 / 90)
+    assert found["category_own_share"].tolist() == pytest.approx([one / (one + other), other / (one + other), 1, 1])
 
 
 def test_a_source_gives_score_share_and_reciprocal_rank() -> None:
@@ -99,7 +122,7 @@ def test_a_source_gives_score_share_and_reciprocal_rank() -> None:
 @pytest.mark.parametrize("known", [Query(), query(0), query(0, 2, 4)])
 def test_features_stand_for_any_history_and_any_candidates(known: Query) -> None:
     for candidates in (np.empty(0, np.int32), np.array([1], np.int32)):
-        columns = describe(known, candidates, [], replace(facts(), groups=np.full((1, 40), -1, np.int32), log_price=np.full(40, np.nan, np.float32), values=np.zeros((40, 1), np.float32)))  # fmt: skip
+        columns = describe(known, candidates, [], replace(facts(), groups=np.full((1, 40), -1, np.int32), shares=np.zeros((1, 40), np.float32), log_price=np.full(40, np.nan, np.float32), values=np.zeros((40, 1), np.float32)))  # fmt: skip
         assert {column.shape for column in columns.values()} == {candidates.shape}
         assert {column.dtype for column in columns.values()} == {np.dtype(np.float32)}
 
@@ -116,6 +139,8 @@ def test_facts_count_what_lies_before() -> None:
     assert of["last_sold"] == [10, NEVER]
     assert of["repeats"] == [0.5, 0]  # 2 of 4 followed an earlier one of the same shopper
     assert of["gap"] == pytest.approx([10, 10])  # all gaps are 10 days, the prior too
+    demand = float(np.expm1(of["demand_30"][0]))
+    assert found.shares[0].tolist() == pytest.approx([demand / (demand + SHARE_PRIOR), 0])  # alone in its category
     assert of["demand_10"][0] == pytest.approx(np.log1p(EVENT_WEIGHT[EventType.PURCHASE] * (2**-3 + 2**-2 + 2 * 2**-1)))
 
 
@@ -194,9 +219,9 @@ def test_an_unsure_place_goes_to_the_simple_answer(ranker: RankerModel, shop: Da
     answer = Fallback((Confident(ranker, threshold), popularity), "home").recommend(
         query(0, 2, 4), 10, shop.catalogue.available
     )
-    assert answer.chances is not None
-    enhanced = ~np.isnan(answer.chances)
-    assert enhanced.tolist() == [True] * int((sure.chances >= threshold).sum()) + [False] * int(
+    assert answer.enhanced is not None and answer.chances is not None
+    assert np.isnan(answer.chances).tolist() == (~answer.enhanced).tolist()  # popularity claims nothing itself
+    assert answer.enhanced.tolist() == [True] * int((sure.chances >= threshold).sum()) + [False] * int(
         (sure.chances < threshold).sum()
     )
     assert set(answer.sources[3:]) == {"popularity"}

@@ -89,7 +89,8 @@ class ItemFeatures:
 
         Features weigh the square of their inverse document frequency; those of the average item weigh 1 together.
         """
-        telling = np.flatnonzero(self._tells())
+        # The matrix has a column also where there is no feature.
+        telling = np.flatnonzero(self._tells()[: self.encoder.n_features])
         rows, weight = self.members[telling], self.encoder.idf[telling].astype(np.float64) ** 2
         return rows, weight / max(float(np.mean(rows.T @ weight)), 1e-12)
 

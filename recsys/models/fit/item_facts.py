@@ -14,6 +14,8 @@ from recsys.models.fit.popularity import item_scores
 DEMAND_HALF_LIVES: Final = (3.0, 10.0, 30.0, 90.0)
 GAP_PRIOR: Final = 5.0
 """Smoothing of an item's usual gap between purchases, in gaps of the average item."""
+SHARE_PRIOR: Final = 1.0
+"""Demand that no item of a group has: one sale is no share of everything."""
 
 
 def fit_facts(dataset: Dataset, at: int) -> ItemFacts:
@@ -29,7 +31,8 @@ def fit_facts(dataset: Dataset, at: int) -> ItemFacts:
     for name, codes in groups.items():
         columns |= _group_demand(name, codes, demand[10.0], demand[30.0])
     values = np.stack(list(columns.values()), axis=1).astype(np.float32)
-    return ItemFacts(tuple(columns), values, tuple(groups), np.stack(list(groups.values())), log_price)
+    shares = np.stack([_shares(codes, demand[30.0]) for codes in groups.values()])
+    return ItemFacts(tuple(columns), values, tuple(groups), np.stack(list(groups.values())), shares, log_price)
 
 
 def _trend(recent: NDArray[np.float64], lasting: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -86,3 +89,10 @@ def _group_demand(
     n = int(codes.max(initial=-1)) + 2
     now, usual = (np.bincount(codes % n, scores, minlength=n).astype(np.float64) for scores in (recent, lasting))
     return {f"{name}_demand": np.log1p(usual)[codes], f"{name}_trend": _trend(now, usual)[codes]}
+
+
+def _shares(codes: NDArray[np.int32], demand: NDArray[np.float64]) -> NDArray[np.float32]:
+    """`(n_items,)` float32: each item's share of its group's demand, smoothed by `SHARE_PRIOR` of the group's."""
+    n = int(codes.max(initial=-1)) + 2
+    total = np.bincount(codes % n, demand, minlength=n)
+    return np.asarray(demand / (total[codes] + SHARE_PRIOR), dtype=np.float32)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from recsys.dataset import SECONDS_PER_DAY, Dataset, Histories, target_event
+from recsys.dataset import SECONDS_PER_DAY, Dataset, Histories, clicked_event, target_event
 from recsys.errors import UserError
 from recsys.models.fit.item_facts import fit_facts
 from recsys.models.fit.layers import device, fit_bins, fit_scaler, to_layer
@@ -77,12 +77,14 @@ class RankerRecommender:
     batch: int = 2_048
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
+    clicks: bool = False
+    """Whether a score is the probability of a click (see `clicked_event`) instead of a purchase."""
 
     def fit(self, dataset: Dataset, at: int, rng: np.random.Generator) -> RankerModel:
         """See `Recommender`.
 
         Raises:
-            UserError: too little was bought in the past windows.
+            UserError: too little was bought in the past windows, or nothing was ever clicked where clicks are wanted.
         """
         rows = self.rows(dataset, at, rng)
         network = self.train(rows, int(rng.integers(2**31)))
@@ -127,7 +129,7 @@ class RankerRecommender:
         proposer = self.proposer(dataset.before(at), at, rng)
         histories = Histories(dataset, at)
         then = dataset.events.between(at, at + length)
-        then = then.take(then.event_type == target_event(dataset))
+        then = then.take(then.event_type == (clicked_event(dataset) if self.clicks else target_event(dataset)))
         shoppers = np.unique(then.shopper)
         if len(shoppers) > self.max_shoppers:
             shoppers = np.sort(rng.choice(shoppers, self.max_shoppers, replace=False))

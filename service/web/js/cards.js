@@ -3,7 +3,7 @@
 import { recommend } from "./api.js";
 import * as cart from "./cart.js";
 import { el, toast } from "./dom.js";
-import { cameThrough, settled, track } from "./events.js";
+import { cameThrough, confirmSeen, settled, track } from "./events.js";
 import { calm, categoryPath } from "./text.js";
 import { priceTag } from "./money.js";
 import { picture } from "./tiles.js";
@@ -62,6 +62,16 @@ function skeletonRow({ title, surface }) {
   return { section, about, cards };
 }
 
+/** Tell the service once that an answer was really seen: half of its row stood in the window. */
+function watchFor(section, answer) {
+  const watch = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    watch.disconnect();
+    confirmSeen(answer);
+  }, { threshold: 0.5 });
+  watch.observe(section);
+}
+
 function fill({ section, about, cards }, answer) {
   const { items } = answer;
   section.classList.toggle("empty", items.length === 0);
@@ -89,6 +99,7 @@ export async function showRows(host, rows, signal) {
       const answer = await recommend({ k: SHOWN, exclude_item_ids: shown, ...question }, signal);
       shown.push(...answer.items.map((item) => item.item_id));
       fill(places[index], answer);
+      if (answer.items.length) watchFor(section, answer);
     } catch (error) {
       if (signal.aborted || (index === 0 && error.unreachable)) throw error;
       cards.replaceChildren(el("li", { class: "none" }, `Could not be loaded. ${error.message}`));

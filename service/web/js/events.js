@@ -28,20 +28,25 @@ export function track(...events) {
   return sent;
 }
 
+/** Confirm that an answer was seen. It changes no answer, so nobody waits for it, and only the journal tells when it is lost. */
+export function confirmSeen({ request_id }) {
+  deliver([{ event_id: randomId(), ...identity(), type: "render", request_id }], () => {});
+}
+
 /** Resolves when the service has all that was tracked, so that its next answer can reflect it. */
 export function settled() {
   return Promise.race([pending, new Promise((resolve) => setTimeout(resolve, PATIENCE_MS))]);
 }
 
-async function deliver(events) {
+async function deliver(events, complain = (text) => toast(text, "warning")) {
   try {
     const verdicts = await postTwice(events);
     journal(events, verdicts);
     const rejected = verdicts.filter((verdict) => verdict.verdict === "rejected");
-    if (rejected.length) toast(`Not counted: ${rejected[0].reason}`, "warning");
+    if (rejected.length) complain(`Not counted: ${rejected[0].reason}`);
     return rejected.length === 0;
   } catch (error) {
-    toast("The shop could not note that. Recommendations may lag behind.", "warning");
+    complain("The shop could not note that. Recommendations may lag behind.");
     journal(events, events.map(() => ({ verdict: "lost", reason: error.message })));
     return false;
   }
@@ -62,8 +67,10 @@ function journal(events, verdicts) {
   const list = document.querySelector("#journal ol");
   events.forEach((event, index) => {
     const { verdict, reason } = verdicts[index];
-    const through = event.request_id ? ` through ${event.surface} ${event.request_id}` : "";
-    list.prepend(el("li", {}, `${event.type} ${event.item_id}${through}: ${verdict}${reason ? `, ${reason}` : ""}`));
+    const about = event.item_id ?? "of";
+    const through = event.surface ? ` through ${event.surface}` : "";
+    const answer = event.request_id ? ` ${event.request_id}` : "";
+    list.prepend(el("li", {}, `${event.type} ${about}${through}${answer}: ${verdict}${reason ? `, ${reason}` : ""}`));
   });
   while (list.children.length > JOURNAL_LINES) list.lastChild.remove();
 }

@@ -1,41 +1,17 @@
-"""The command line, `recsys`: one command for each step of the chain, in the order of the chain.
-
-The composition root: it alone imports pipelines, training and service, each when its command runs, so that
-a serving install needs no training library and `--help` answers at once.
-"""
+"""The steps of the chain, in their order, and what looks at its results."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import orjson
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from recsys.cli.options import DEFAULT_DATA_DIR, Database, DataDir, Phase, console, settings
 from recsys.errors import UserError
 
-app = typer.Typer(
-    name="recsys",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Product recommendations for a shop, from its data to its pages.\n\n"
-    "The steps, in order: ingest, tables, (doctor), train, evaluate, publish, serve; rollback undoes a publish.",
-)
-rules_app = typer.Typer(no_args_is_help=True, help="Business rules: what may, must and must not be shown.")
-app.add_typer(rules_app, name="rules")
-console = Console(stderr=False)
-
-DataDir = Annotated[Path, typer.Option("--data-dir", envvar="RECSYS_DATA_DIR", help="Where this shop's files live.")]
-Phase = Annotated[
-    int,
-    typer.Option(
-        min=1, max=3, help="1: collaborative filtering; 2: and content, for new items; 3: the ensemble, with a ranker."
-    ),
-]
-DEFAULT_DATA_DIR = Path("data")
+app = typer.Typer()
 
 
 @app.command()
@@ -58,12 +34,13 @@ def ingest(
 
 
 @app.command()
-def tables(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+def tables(data_dir: DataDir = DEFAULT_DATA_DIR, database: Database = None) -> None:
     """Build the tables from all that was ingested, and from what the service was told: events and catalogue changes."""
     from pipelines.ingest import ingest_catalogue_log, ingest_log
     from pipelines.run import build_tables
+    from recsys.store.database import database_url
 
-    ingest_log(data_dir, console)
+    ingest_log(database_url(data_dir, database), data_dir, console)
     ingest_catalogue_log(data_dir, console)
     build_tables(data_dir, console)
 
@@ -84,6 +61,12 @@ def train(
     ] = None,
     search_seconds: Annotated[float, typer.Option(min=0, help="Time box of the hyper-parameter search.")] = 60.0,
     seed: int = 0,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="What home of phase 3 is ranked by: purchases (the default), revenue, balanced between the two, or clicks."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option(help="Train again though nothing has changed.")] = False,
     publish_it: Annotated[
         bool, typer.Option("--publish", help="Publish the bundle too, if it is new or none is live.")
@@ -94,7 +77,16 @@ def train(
     from recsys.publish import live_version
     from recsys.train import train as run
 
-    result = run(phase, data_dir, until=until, search_seconds=search_seconds, seed=seed, force=force, console=console)
+    result = run(
+        phase,
+        data_dir,
+        until=until,
+        search_seconds=search_seconds,
+        seed=seed,
+        objective=objective,
+        force=force,
+        console=console,
+    )
     # A bundle that was there before stays where a rollback put it.
     if publish_it and (result.trained or live_version(data_dir / "bundles") is None):
         publish(result.version, reason="trained", data_dir=data_dir)
@@ -112,13 +104,44 @@ def evaluate(phase: Phase = 1, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 def publish(
     version: Annotated[str | None, typer.Argument(help="A bundle's version; the newest by default.")] = None,
     reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "",
+    evidence: Annotated[
+        Path | None, typer.Option(help="An off-policy comparison with the live bundle, docs/offpolicy.md.")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="How much worse a slice or the estimate may be, as a share; 0.05 by default."),
+    ] = None,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="Only for arms of experiments; what is live stays live. Needs a version.")
+    ] = False,
+    force: Annotated[
+        str | None, typer.Option(help="Publish although the gate refuses; the reason is kept in the ledger.")
+    ] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Verify and smoke-test a bundle, then make it the live one."""
+    """Verify and smoke-test a bundle, then make it the live one, unless it is worse than the one that is."""
+    from recsys.experiments.gate import DEFAULT, Tolerances, read_evidence
     from recsys.publish import publish as run
+    from recsys.publish import publish_beside, read_ledger
 
-    live = run(data_dir / "bundles", version, reason=reason)
-    console.print(f"live: [bold]{live}[/bold]")
+    bundles = data_dir / "bundles"
+    if beside:
+        if version is None:
+            raise UserError("say which bundle is to serve beside the live one: recsys publish VERSION --beside")
+        console.print(f"beside the live bundle: [bold]{publish_beside(bundles, version, reason=reason)}[/bold]")
+        return
+    live = run(
+        bundles,
+        version,
+        reason=reason,
+        force=force,
+        evidence=None if evidence is None else read_evidence(evidence),
+        tolerances=DEFAULT if tolerance is None else Tolerances(tolerance, tolerance),
+    )
+    entry = read_ledger(bundles)[-1]
+    for line in entry.gate:
+        console.print(Text(f"gate: {line}"), soft_wrap=True)
+    console.print(f"live: [bold]{live}[/bold]" + (" (forced)" if entry.forced else ""))
     _follow_in_registry(data_dir, live)
 
 
@@ -151,38 +174,12 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.")] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
+    database: Database = None,
 ) -> None:
     """Serve the live bundle: API and storefront. Settings: docs/api.md."""
     from service.server import serve as run
-    from service.settings import Settings
 
-    given: dict[str, Any] = {"host": host, "port": port, "workers": workers, "data_dir": data_dir}
-    run(Settings(**{name: value for name, value in given.items() if value is not None}))
-
-
-@rules_app.command("check")
-def check_rules(
-    file: Annotated[Path, typer.Argument(help="A rule file, docs/rules.md.")],
-    bundle: Annotated[str | None, typer.Option(help="A bundle's version; the live one by default.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Requests to try the rules on, the latest of the log.")] = 500,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
-    """Validate a rule file, try it on logged requests, and say what each rule changes and costs."""
-    from recsys.rules.reading import read_rules
-    from service.dry_run import dry_run, predictor_of
-    from service.dry_run_tables import as_json as to_json
-    from service.dry_run_tables import print_dry_run
-    from service.replay import open_live, requests_for
-
-    rules = read_rules(file)
-    live = open_live(data_dir, bundle)
-    requests, requests_from = requests_for(data_dir, live, limit)
-    run = dry_run(live, rules, requests, predictor_of(live.bundle))
-    if as_json:
-        typer.echo(orjson.dumps(to_json(run, requests_from), option=orjson.OPT_INDENT_2).decode())
-    else:
-        print_dry_run(run, requests_from, str(live.bundle.manifest["currency"]), console)
+    run(settings(host=host, port=port, workers=workers, data_dir=data_dir, database_url=database))
 
 
 @app.command()
@@ -212,22 +209,3 @@ def docs(
             raise UserError(f"{document} is out of date: run `recsys docs`")
         if rendered != text:
             document.write_text(rendered)
-
-
-def main() -> None:
-    """Run the command line; an error that a user can act on prints as one line, not as a traceback."""
-    try:
-        app()
-    except UserError as error:
-        _fail(str(error))
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("recsys", "pipelines", "service"):
-            raise  # not a missing library but a mistake of ours
-        _fail(
-            f"{error.name} is not installed; training and pipelines need: pip install '.[train]', serving: '.[serve]'"
-        )
-
-
-def _fail(message: str) -> None:
-    Console(stderr=True).print(Text("error: ", style="red") + Text(message), soft_wrap=True)
-    sys.exit(1)

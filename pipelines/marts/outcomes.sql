@@ -1,0 +1,63 @@
+-- What follows from an item that was seen: it belongs to the answer that it names, else to the last one that the same user or session
+-- saw the item in before it. Too late is what comes after the window of its type (table attribution); clocks of clients may be five
+-- minutes off.
+-- Grain: one event. Key: event_id.
+WITH happened AS (
+    SELECT
+        event_id, occurred_at, event_type, user_id, session_id, item_id, order_id, request_id,
+        CASE WHEN event_type = 'purchase' THEN quantity * COALESCE(price_cents, 0) ELSE 0 END AS revenue_cents
+    FROM stg_kept_events
+    WHERE event_type IN ('click', 'cart', 'purchase')
+    UNION ALL
+    SELECT event_id, occurred_at, event_type, user_id, session_id, item_id, order_id, request_id, 0 AS revenue_cents
+    FROM stg_unique_events
+    WHERE event_type IN ('hide', 'return')
+),
+
+shown AS (
+    SELECT request_id, item_id, position, occurred_at AS shown_at, user_id, session_id FROM exposures WHERE is_seen
+),
+
+touches AS (
+    SELECT h.event_id, s.request_id, s.position, s.shown_at
+    FROM happened AS h
+    INNER JOIN shown AS s ON s.request_id = h.request_id AND s.item_id = h.item_id
+    UNION ALL
+    SELECT h.event_id, s.request_id, s.position, s.shown_at
+    FROM happened AS h
+    INNER JOIN shown AS s ON s.user_id = h.user_id AND s.item_id = h.item_id
+    UNION ALL
+    SELECT h.event_id, s.request_id, s.position, s.shown_at
+    FROM happened AS h
+    INNER JOIN shown AS s ON s.session_id = h.session_id AND s.item_id = h.item_id
+),
+
+in_time AS (
+    SELECT
+        h.*,
+        t.request_id AS touched_id,
+        t.position,
+        t.shown_at,
+        seconds_between(t.shown_at, h.occurred_at) AS seconds_since
+    FROM touches AS t
+    INNER JOIN happened AS h ON h.event_id = t.event_id
+    INNER JOIN attribution AS a ON a.event_type = h.event_type
+    WHERE seconds_between(t.shown_at, h.occurred_at) >= -300 AND seconds_between(t.shown_at, h.occurred_at) < a.seconds
+),
+
+ranked AS (
+    SELECT
+        in_time.*,
+        COALESCE(request_id = touched_id, FALSE) AS is_named,
+        ROW_NUMBER() OVER (
+            PARTITION BY event_id
+            ORDER BY CASE WHEN request_id = touched_id THEN 0 ELSE 1 END, shown_at DESC, touched_id
+        ) AS place
+    FROM in_time
+)
+
+SELECT
+    event_id, occurred_at, event_type, order_id, CAST(revenue_cents AS BIGINT) AS revenue_cents, touched_id AS request_id,
+    item_id, position, CAST(seconds_since AS BIGINT) AS seconds_since, is_named
+FROM ranked
+WHERE place = 1

@@ -1,0 +1,39 @@
+"""What commands share: options, the terminal, the service's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+console = Console(stderr=False)
+
+DataDir = Annotated[Path, typer.Option("--data-dir", envvar="RECSYS_DATA_DIR", help="Where this shop's files live.")]
+Database = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        envvar=["RECSYS_DATABASE_URL", "DATABASE_URL"],
+        show_envvar=True,
+        help="postgresql://user@host/name; a SQLite file in the data directory by default.",
+    ),
+]
+Phase = Annotated[
+    int,
+    typer.Option(
+        min=1, max=3, help="1: collaborative filtering; 2: and content, for new items; 3: the ensemble, with a ranker."
+    ),
+]
+DEFAULT_DATA_DIR = Path("data")
+
+
+def settings(**given: Any) -> Settings:
+    """The environment's settings, and what was given on the command line."""
+    from service.settings import Settings
+
+    return Settings(**{name: value for name, value in given.items() if value is not None})

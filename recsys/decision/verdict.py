@@ -1,0 +1,111 @@
+"""From evidence to what to do: ship, hold or stop, with every reason in plain words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from recsys.decision.evidence import Evidence, Trial
+from recsys.experiments.analysis import ALPHA
+from recsys.experiments.metrics import METRICS
+from recsys.experiments.offpolicy import Trust
+
+
+class Call(StrEnum):
+    """What to do."""
+
+    SHIP = "ship"
+    HOLD = "hold"
+    STOP = "stop"
+
+
+IN_WORDS: Final = {
+    Call.SHIP: "Make it live for everybody.",
+    Call.HOLD: "Leave things as they are until the open points are closed.",
+    Call.STOP: "Take it out: it does harm.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do, and why; `reasons` start with those that decided."""
+
+    call: Call
+    reasons: tuple[str, ...]
+
+
+def decide(evidence: Evidence) -> Verdict:
+    """Stop at any surely broken guardrail or surely worse primary metric or slice; ship what is surely better with every guardrail
+    held; hold everything else. What is not measured is never taken for good."""
+    harm, open_points, good = _offline(evidence)
+    if evidence.trial is None:
+        open_points.append("no experiment was read: offline figures alone do not say what shoppers do")
+    else:
+        for found, more in zip((harm, open_points, good), _online(evidence.trial), strict=True):
+            found += more
+    if harm:
+        return Verdict(Call.STOP, (*harm, *open_points, *good))
+    if open_points:
+        return Verdict(Call.HOLD, (*open_points, *good))
+    return Verdict(Call.SHIP, tuple(good))
+
+
+Reasons = tuple[list[str], list[str], list[str]]
+"""What does harm, what is open, what is good."""
+
+
+def _offline(evidence: Evidence) -> Reasons:
+    harm = [f"offline: {words}" for words in evidence.gate.refusals]
+    good = [f"offline: {words}" for words in evidence.gate.notes]
+    if evidence.policy is not None and evidence.policy.trust is Trust.NOT_ESTIMABLE:
+        good.append("off-policy: the log of random answers is too small to tell anything; nothing rests on it")
+    return harm, [], good
+
+
+def _online(trial: Trial) -> Reasons:
+    harm, open_points, good = list[str](), list[str](), list[str]()
+    if trial.readout.reason:
+        return harm, [trial.readout.reason], good
+    open_points += trial.readout.warnings
+    _judge_primary(trial, harm, open_points, good)
+    guarded = trial.readout.lifts.filter(arm=trial.arm.name, role="guardrail")
+    for row in guarded.iter_rows(named=True):
+        {"broken": harm, "held": good}.get(str(row["verdict"]), open_points).append(_guardrail(row))
+    return harm, open_points, good
+
+
+def _judge_primary(trial: Trial, harm: list[str], open_points: list[str], good: list[str]) -> None:
+    name = trial.experiment.primary
+    lift = trial.lift(name)
+    if lift is None:
+        open_points.append(f"{name}: no data")
+        return
+    # Arms that are read out while they run are looked at again and again: only sequential intervals hold then.
+    low, high = (lift["low"], lift["high"]) if trial.is_over else (lift["sequential_low"], lift["sequential_high"])
+    better, worse = (low > 0, high < 0) if METRICS[name].better == "higher" else (high < 0, low > 0)
+    words = f"{name} ({METRICS[name].meaning}): {_change(lift, is_over=trial.is_over)}"
+    if worse:
+        harm.append(f"{words}: surely worse than {trial.experiment.control}")
+    elif not better:
+        open_points.append(f"{words}: not surely different from {trial.experiment.control}; run it longer")
+    elif trial.is_over and lift["p_adjusted"] is not None and lift["p_adjusted"] >= ALPHA:
+        open_points.append(f"{words}: not sure enough once all arms are counted (p = {lift['p_adjusted']:.3f})")
+    else:
+        good.append(f"{words}: surely better than {trial.experiment.control}")
+
+
+def _change(lift: dict[str, Any], *, is_over: bool) -> str:
+    prefix = "" if is_over else "sequential_"
+    low, high = lift[f"{prefix}relative_low"], lift[f"{prefix}relative_high"]
+    if lift["relative"] is None or low is None:
+        return f"{lift['difference']:+.4g} [{lift[f'{prefix}low']:+.4g}, {lift[f'{prefix}high']:+.4g}]"
+    return f"{lift['relative']:+.1%} [{low:+.1%}, {high:+.1%}]"
+
+
+def _guardrail(row: dict[str, Any]) -> str:
+    words = f"guardrail {row['metric']}"
+    if row["status"] != "ok" and row["bound"] is None:
+        return f"{words}: {row['status']}"
+    margin = f"at most {row['bound']:+.4g} worse, margin {row['margin']:.4g}" if row["bound"] is not None else "open"
+    return f"{words} {row['verdict']}: {margin}"

@@ -1,0 +1,87 @@
+"""Writing to the database: every row once, however often it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection, Table, delete, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from recsys.store.schema import EVENTS, MERGES, RENDERS, VERDICTS
+
+Row = dict[str, Any]
+"""A row of a table, by column name."""
+
+VERDICTS_KEPT: Final = 10_000
+"""Of each kind of verdict."""
+_AT_ONCE: Final = 500
+"""Values in one IN (...)."""
+
+
+def insert_new(connection: Connection, table: Table, key: str, rows: Sequence[Row]) -> set[str]:
+    """Insert the rows whose key the table does not hold yet; the keys of those that were inserted.
+
+    All rows name the same columns. Of equal keys the first row stands.
+    """
+    if not rows:
+        return set()
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).on_conflict_do_nothing(index_elements=[key]).returning(table.c[key])
+    return set(connection.execute(statement, list(rows)).scalars())
+
+
+def insert_events(connection: Connection, rows: Sequence[Row]) -> set[str]:
+    """Insert new events and who their sessions belong to; the ids that were new."""
+    fresh = insert_new(connection, EVENTS, "event_id", rows)
+    logins = (
+        {"session_id": row["session_id"], "user_id": row["user_id"], "since": row["received_at"]}
+        for row in rows
+        if row["session_id"] is not None and row["user_id"] is not None and row["event_id"] in fresh
+    )
+    insert_merges(connection, logins)
+    return fresh
+
+
+def insert_renders(connection: Connection, rows: Sequence[Row]) -> set[str]:
+    """Insert new renders; the request ids that were new."""
+    return insert_new(connection, RENDERS, "request_id", rows)
+
+
+def insert_merges(connection: Connection, logins: Iterable[Row]) -> None:
+    """Keep of logins, in order of time, those that change who a session belongs to."""
+    logins = list(logins)
+    owners = owner_of(connection, {login["session_id"] for login in logins})
+    changes = []
+    for login in logins:
+        if owners.get(login["session_id"]) != login["user_id"]:
+            owners[login["session_id"]] = login["user_id"]
+            changes.append(login)
+    if changes:
+        connection.execute(insert(MERGES), changes)
+
+
+def owner_of(connection: Connection, sessions: Collection[str]) -> dict[str, str]:
+    """Who each of these sessions belongs to now; those that nobody has logged in to are missing."""
+    found: dict[str, str] = {}
+    for some in in_parts(sorted(sessions)):
+        latest = select(func.max(MERGES.c.number)).where(MERGES.c.session_id.in_(some)).group_by(MERGES.c.session_id)
+        statement = select(MERGES.c.session_id, MERGES.c.user_id).where(MERGES.c.number.in_(latest))
+        found |= {row.session_id: row.user_id for row in connection.execute(statement)}
+    return found
+
+
+def insert_verdicts(connection: Connection, rows: Sequence[Row]) -> None:
+    """Add verdicts, and drop those of the same kind that have become too many."""
+    connection.execute(insert(VERDICTS), list(rows))
+    number, verdict = VERDICTS.c.number, VERDICTS.c.verdict
+    for kind in {row["verdict"] for row in rows}:
+        oldest = select(number).where(verdict == kind).order_by(number.desc()).offset(VERDICTS_KEPT - 1).limit(1)
+        last = connection.execute(oldest).scalar()
+        if last is not None:
+            connection.execute(delete(VERDICTS).where(verdict == kind, number < last))
+
+
+def in_parts(values: Sequence[str]) -> Iterable[Sequence[str]]:
+    """So many at a time as one statement takes."""
+    return (values[start : start + _AT_ONCE] for start in range(0, len(values), _AT_ONCE))

@@ -1,0 +1,213 @@
+"""What each arm of the running experiments answers with: the live bundle or another one, changed as the arm says.
+
+Every arm is a `LiveBundle` of its own that shares the arrays and the catalogue of the bundle that it comes from, so that the hot path
+knows nothing of experiments but whom to ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from recsys.compose import rebuilt
+from recsys.errors import UserError
+from recsys.experiments.assignment import Placement
+from recsys.experiments.plan import THE_SHOPS, Configuration, Plan
+from recsys.experiments.reading import read_plan
+from recsys.models.diverse import Diverse
+from recsys.models.random import RandomModel
+from recsys.models.ranker import RankerModel
+from recsys.publish import served_phases
+from recsys.ranking import Model
+from service.bundles import BundleHolder, LiveBundle
+from service.catalogue import LiveCatalogue
+from service.metrics import Metrics
+from service.rules import RulesHolder
+from service.schemas import RecommendRequest
+from service.watched import WatchedFile
+
+logger = logging.getLogger(__name__)
+
+RANDOM: Final = "random"
+POPULARITY: Final = "popularity"
+NO_PLAN: Final = Plan()
+
+
+class ArmError(UserError):
+    """An arm cannot be served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Who answers a request, and by which experiments."""
+
+    live: LiveBundle
+    rules: RulesHolder
+    placements: tuple[Placement, ...] = ()
+    plan: str | None = None
+    """Version of the plan that placed it."""
+
+
+class Arms:
+    """The arms of this process. It watches the file of experiments; one that cannot be used keeps the old plan in force."""
+
+    def __init__(self, path: Path | None, holder: BundleHolder, rules: RulesHolder, metrics: Metrics) -> None:
+        """Load the plan, and what its arms name; without a path there are no experiments.
+
+        Raises:
+            UserError: the plan, or a bundle or a rule file that an arm names, cannot be used; or an arm cannot be served.
+        """
+        self._holder = holder
+        self._rules = rules
+        self._metrics = metrics
+        self._file = WatchedFile(path)
+        self._lineup = Lineup(NO_PLAN, holder.live, {}, {})
+        if path is not None:
+            self._lineup = self._made(read_plan(path))
+
+    @property
+    def version(self) -> str | None:
+        """Of the plan in force."""
+        return None if self._file.path is None else self._lineup.plan.version
+
+    def line(self, request: RecommendRequest, at: float) -> Line:
+        """Who answers a request at a moment, Unix time."""
+        if self._file.path is None:
+            return Line(self._holder.live, self._rules)
+        plan = self._lineup.plan
+        assigned = plan.assign(request.user_id, request.session_id, request.where, datetime.fromtimestamp(at, UTC))
+        live, rules = self._answering(assigned.configuration)
+        return Line(self._holder.followed(live), rules, assigned.placements, plan.version)
+
+    def _answering(self, configuration: Configuration) -> tuple[LiveBundle, RulesHolder]:
+        live = self._holder.live
+        if configuration is not THE_SHOPS:
+            live = self._lineup.bundle(configuration)
+        path = configuration.rules
+        return live, self._rules if path is None else self._lineup.rules[path]
+
+    async def reload(self) -> None:
+        """Follow the file of experiments, and the bundles that serve its phases."""
+        path, old = self._file.path, self._lineup
+        if path is None:
+            return
+        try:
+            plan = await asyncio.to_thread(read_plan, path) if self._file.changed() else old.plan
+            moved = old.live is not self._holder.live or self._versions(plan) != {
+                phase: live.bundle.version for phase, live in old.bundles.items()
+            }
+            if moved or plan.version != old.plan.version:
+                self._lineup = await asyncio.to_thread(self._made, plan)
+                logger.info("experiments %s are in force", plan.version)
+                self._metrics.plan_refused(stale=False)
+        except UserError as error:
+            self._metrics.plan_refused(stale=True)
+            logger.error("the experiments are refused, %s stay in force: %s", self.version, error)  # noqa: TRY400
+        for rules in self._lineup.rules.values():
+            await rules.reload()
+
+    @property
+    def catalogues(self) -> list[LiveCatalogue]:
+        """Those that an arm answers from, beside the live bundle's."""
+        return [live.catalogue for live in (self._lineup.live, *self._lineup.bundles.values())]
+
+    def _made(self, plan: Plan) -> Lineup:
+        """Everything that the plan's arms need.
+
+        Raises:
+            UserError: see `__init__`.
+        """
+        versions = self._versions(plan)
+        bundles = self._holder.beside(set(versions.values()))
+        folder = self._file.path.parent if self._file.path is not None else Path()
+        paths = {one.rules for one in _configurations(plan) if one.rules is not None}
+        rules = {path: self._lineup.rules.get(path) or RulesHolder(folder / path, self._metrics) for path in paths}
+        lineup = Lineup(
+            plan, self._holder.live, {phase: bundles[version] for phase, version in versions.items()}, rules
+        )
+        for configuration in _configurations(plan):
+            lineup.bundle(configuration)  # what cannot be served is refused now, not in an answer
+        return lineup
+
+    def _versions(self, plan: Plan) -> dict[str, str]:
+        """The bundle of each phase or version that an arm names.
+
+        Raises:
+            ArmError: nothing of a phase is published.
+        """
+        served = {f"phase{phase}": version for phase, version in served_phases(self._holder.folder).items()}
+        wanted = {one.phase for one in _configurations(plan)} - {None, RANDOM, POPULARITY}
+        for phase in sorted(filter(None, wanted)):
+            if phase.startswith("phase") and phase not in served:
+                raise ArmError(
+                    f"an arm answers with {phase}, and no bundle of it is published: `recsys publish VERSION --beside`"
+                )
+        return {phase: served.get(phase, phase) for phase in sorted(filter(None, wanted))}
+
+
+@dataclass(frozen=True, slots=True)
+class Lineup:
+    """A plan with all that its arms need, loaded."""
+
+    plan: Plan
+    live: LiveBundle
+    """What was live when it was made."""
+    bundles: Mapping[str, LiveBundle]
+    """By phase or version, as the arms name them."""
+    rules: Mapping[Path, RulesHolder]
+    """By path, as the arms name them."""
+    _made: dict[Configuration, LiveBundle] = field(default_factory=dict)
+
+    def bundle(self, configuration: Configuration) -> LiveBundle:
+        """What answers for a configuration.
+
+        Raises:
+            ArmError: it changes what its bundle does not have.
+        """
+        if configuration not in self._made:
+            base = self.live if configuration.phase in (None, RANDOM, POPULARITY) else self.bundles[configuration.phase]
+            self._made[configuration] = changed(base, configuration)
+        return self._made[configuration]
+
+
+def changed(live: LiveBundle, configuration: Configuration) -> LiveBundle:
+    """A live bundle that answers as an arm says. It shares arrays and catalogue with the one that it is made from.
+
+    Raises:
+        ArmError: the arm changes what no model of the bundle has.
+    """
+    bundle = live.bundle
+    if configuration.phase in (RANDOM, POPULARITY):
+        model: Model = RandomModel() if configuration.phase == RANDOM else bundle.popularity
+        return replace(live, bundle=replace(bundle, surfaces=dict.fromkeys(bundle.surfaces, model)), plain=True)
+    surfaces = dict(bundle.surfaces)
+    for name, kind, attribute in CHANGES:
+        value = getattr(configuration, name)
+        if value is None:
+            continue
+        before = surfaces
+        surfaces = {where: _with(model, kind, attribute, value) for where, model in before.items()}
+        if all(surfaces[where] is before[where] for where in before):
+            raise ArmError(f"an arm sets {name}, and no model of bundle {bundle.version} has it: phase 3 has")
+    if all(surfaces[where] is bundle.surfaces[where] for where in surfaces):
+        return live
+    return replace(live, bundle=replace(bundle, surfaces=surfaces))
+
+
+CHANGES: Final = (("diversity", Diverse, "strength"), ("value_weight", RankerModel, "value_weight"))
+"""What an arm may change: its name there, and the model's attribute that it sets."""
+
+
+def _with(model: Model, kind: type, attribute: str, value: float) -> Model:
+    """The model with an attribute of all its parts of one kind set."""
+    return rebuilt(model, lambda part: replace(part, **{attribute: value}) if isinstance(part, kind) else part)  # type: ignore[type-var]
+
+
+def _configurations(plan: Plan) -> Iterator[Configuration]:
+    """Of every arm of the plan."""
+    return (arm.configuration for experiment in plan.experiments for arm in experiment.arms)

@@ -1,0 +1,199 @@
+"""Arms of experiments: each answers as its configuration says, beside the live bundle, and a plan that cannot be served is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from recsys.bundle import load_bundle
+from recsys.compose import rebuilt
+from recsys.errors import UserError
+from recsys.events import Surface
+from recsys.experiments.reading import PlanError
+from recsys.models.diverse import Diverse
+from recsys.models.ranker import RankerModel
+from recsys.publish import publish, rollback
+from recsys.ranking import Model, Query
+from service.arms import Arms
+from service.bundles import BundleHolder, LiveBundle
+from service.catalogue_log import CatalogueLog
+from service.metrics import Metrics
+from service.rules import RulesHolder
+from service.schemas import RecommendRequest
+from tests.shop import write_tiny_bundle
+
+PLAN = """
+[layers.ranking]
+
+[[experiments]]
+name = "phases"
+layer = "ranking"
+control = "random"
+start = 2026-01-01T00:00:00Z
+surfaces = ["home", "similar"]
+arms = [{arms}]
+"""
+ARM = '{{ name = "{0}", share = {1}, {2} }}'
+NOW = 1_790_000_000.0
+
+
+def plan(**arms: str) -> str:
+    return PLAN.format(arms=", ".join(ARM.format(name, 1 / len(arms), given) for name, given in arms.items()))
+
+
+FOUR = plan(
+    random='phase = "random"',
+    popular='phase = "popularity"',
+    one='phase = "phase1"',
+    varied='phase = "phase3", diversity = 0.5',
+)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phase 1, and after it phase 3, which is live."""
+    folder = tmp_path_factory.mktemp("arms")
+    for phase in (1, 3):
+        publish(folder / "bundles", write_tiny_bundle(folder, phase=phase).name)
+    return folder
+
+
+class Serving:
+    """The arms of a service below `folder`, and what they would say."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self.path = folder / "experiments.toml"
+        self.path.write_text(text)
+        self.metrics = Metrics("shop", CollectorRegistry())
+        self.holder = BundleHolder(folder / "bundles", CatalogueLog(folder / "catalogue.jsonl"))
+        self.arms = Arms(self.path, self.holder, RulesHolder(None, self.metrics), self.metrics)
+
+    def of_each_arm(self, surface: str = "home") -> dict[str, LiveBundle]:
+        """A bundle for each arm that any of a thousand shoppers is in."""
+        found = {}
+        for n in range(1_000):
+            line = self.arms.line(RecommendRequest(user_id=f"u{n}", surface=Surface(surface)), NOW)
+            found |= {placement.arm: line.live for placement in line.placements}
+        return found
+
+    def reload(self, times: int = 2) -> str | None:
+        def look() -> None:
+            asyncio.run(self.arms.reload())
+
+        for _ in range(times):
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(look).result()
+        return self.arms.version
+
+    def stale(self) -> bool:
+        return b'recsys_experiments_stale{shop="shop"} 1.0' in self.metrics.text()
+
+
+def strengths(model: Model, kind: type, attribute: str) -> list[float]:
+    """Of all parts of one kind."""
+    found: list[float] = []
+
+    def look(part: Model) -> Model:
+        if isinstance(part, kind):
+            found.append(getattr(part, attribute))
+        return part
+
+    rebuilt(model, look)
+    return found
+
+
+def test_every_arm_answers_as_it_says(published: Path) -> None:
+    serving = Serving(published, FOUR)
+    lives = serving.of_each_arm()
+    assert set(lives) == {"random", "popular", "one", "varied"}
+    names = {arm: live.bundle.surfaces[Surface.HOME].name for arm, live in lives.items()}
+    assert names == {"random": "random", "popular": "popularity", "one": "phase1", "varied": "phase3"}
+    assert (lives["one"].bundle.phase, lives["random"].bundle.phase) == (1, 3)
+    assert strengths(lives["varied"].bundle.surfaces[Surface.HOME], Diverse, "strength") == [0.5]
+    assert strengths(serving.holder.live.bundle.surfaces[Surface.HOME], Diverse, "strength") != [0.5]
+    assert lives["varied"].catalogue is serving.holder.live.catalogue
+
+
+def test_surfaces_of_no_experiment_and_shoppers_without_a_name_get_what_is_live(published: Path) -> None:
+    serving = Serving(published, FOUR)
+    assert serving.of_each_arm("trending") == {}
+    line = serving.arms.line(RecommendRequest(), NOW)
+    assert line.live is serving.holder.live and line.placements == ()
+
+
+def test_expected_revenue_is_what_an_arm_ranks_by(published: Path) -> None:
+    serving = Serving(published, plan(random='phase = "random"', revenue="value_weight = 1.0"))
+    home = serving.of_each_arm()["revenue"].bundle.surfaces[Surface.HOME]
+    assert strengths(home, RankerModel, "value_weight") == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ('phase = "phase2"', "no bundle of it is published"),
+        ('phase = "phase1", diversity = 0.3', "no model of bundle .*phase1.* has it"),
+        ('phase = "20260101T000000-phase3-00000000"', "missing: not a bundle"),
+        ('rules = "nothing.toml"', "cannot be read"),
+        ('phase = "phase9"', "give random"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_at_the_start(published: Path, given: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Serving(published, plan(random='phase = "random"', other=given))
+
+
+def test_a_bad_file_keeps_the_old_plan_and_a_good_one_takes_over(published: Path) -> None:
+    serving = Serving(published, FOUR)
+    first = serving.arms.version
+    serving.path.write_text("[[experiments]]\n")
+    assert (serving.reload(), serving.stale()) == (first, True)
+    assert set(serving.of_each_arm()) == {"random", "popular", "one", "varied"}
+    serving.path.write_text(plan(random='phase = "random"', one='phase = "phase1"'))
+    assert serving.reload() != first
+    assert not serving.stale()
+    assert set(serving.of_each_arm()) == {"random", "one"}
+
+
+def test_arms_follow_what_is_published_and_rolled_back(tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    old = publish(bundles, write_tiny_bundle(tmp_path, phase=1).name)
+    serving = Serving(tmp_path, plan(random='phase = "random"', one='phase = "phase1"'))
+    new = publish(bundles, write_tiny_bundle(tmp_path, phase=1, spare=5).name)
+    asyncio_reload(serving)
+    assert {live.bundle.version for live in serving.of_each_arm().values()} == {new}
+    rollback(bundles)
+    asyncio_reload(serving)
+    assert {live.bundle.version for live in serving.of_each_arm().values()} == {old}
+
+
+def asyncio_reload(serving: Serving) -> None:
+    """As the service does: the live bundle, then the arms."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(serving.holder.reload())).result()
+    serving.reload(1)
+
+
+def test_without_a_file_there_are_no_experiments(published: Path) -> None:
+    metrics = Metrics("shop", CollectorRegistry())
+    holder = BundleHolder(published / "bundles", CatalogueLog(published / "catalogue.jsonl"))
+    arms = Arms(None, holder, RulesHolder(None, metrics), metrics)
+    line = arms.line(RecommendRequest(user_id="u"), NOW)
+    assert (line.live, line.placements, line.plan) == (holder.live, (), None)
+
+
+def test_a_file_that_is_no_plan_is_refused_at_the_start(published: Path) -> None:
+    with pytest.raises(PlanError, match="is not TOML"):
+        Serving(published, "no plan")
+
+
+def test_random_answers_come_from_the_mask_alone(published: Path) -> None:
+    lives = Serving(published, FOUR).of_each_arm()
+    bundle = lives["random"].bundle
+    mask = np.zeros(len(load_bundle(bundle.directory).catalogue), dtype=np.bool_)
+    mask[[3, 5]] = True
+    assert sorted(bundle.surfaces[Surface.HOME].recommend(Query(seed=1), 5, mask).items.tolist()) == [3, 5]
