@@ -105,7 +105,7 @@ def run(data_dir: Path, console: Console) -> None:
         [name, 100 * one.ctr, 100 * (one.ctr / base - 1), one.revenue_per_visit / 100] for name, one in found.items()
     ]
     moved = sensitivity(world, constants, visits, arms, "random", RANGES)
-    lifts = moved.with_columns(100 * pl.col("lift")).pivot(on="arm", index=["constant", "value"], values="lift")
+    lifts = moved.with_columns(pl.col("lift") * 100).pivot(on="arm", index=["constant", "value"], values="lift")
     moved_rows: list[list[Cell]] = [list(row) for row in lifts.drop("random").iter_rows()]
     note = (
         f"{len(visits):,} visits of one shopper in {EVERY}, expected figures. Every list is the same on each page of each visit but for what is in the cart, so it tires as no recommender's pages "

@@ -25,8 +25,8 @@ MAX_CART: Final = 200
 
 
 def by_arm(answer: Answer) -> str:
-    """The arm that an answer names, or nothing."""
-    return str(answer.get("arm") or "")
+    """The arms that an answer names, of one experiment as a rule; nothing without."""
+    return ",".join(answer.get("arms", {}).values())
 
 
 @dataclass(frozen=True, slots=True)

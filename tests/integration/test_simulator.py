@@ -25,6 +25,8 @@ from recsys.simulation.loop import Simulation
 from recsys.simulation.shops import AsgiShop, HttpShop, Shop, SimulatedClock
 from recsys.simulation.traffic import plan_visits
 from recsys.simulation.world import World
+from recsys.store.database import database_url, open_database
+from recsys.store.migrate import upgrade
 from service import main
 from tests.shop import START, running_service, tiny_dataset, write_tiny_bundle
 
@@ -108,6 +110,9 @@ def test_http_and_in_process_give_the_same_result(
     with running_redis(inside) as redis_url:
         for name, value in {"DATA_DIR": inside, "REDIS_URL": redis_url, "REDIS_TIMEOUT_MS": 1_000}.items():
             monkeypatch.setenv(f"RECSYS_{name}", str(value))
+        engine = open_database(database_url(inside))
+        upgrade(engine)  # as `recsys serve` does
+        engine.dispose()
         # On the clock of the wall, as the service that listens: how old live events are tells in the answers.
         with AsgiShop(main.app_from_settings(), SimulatedClock(0.0)) as shop:
             in_process = simulate(world, shop)

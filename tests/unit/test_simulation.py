@@ -153,7 +153,7 @@ class FakeService:
         shown = [item for item in order if item not in request.get("cart", ())][: request["k"]]
         return {
             "request_id": f"r{self.asked}",
-            "arm": "even" if start % 2 == 0 else "odd",
+            "arms": {"parity": "even" if start % 2 == 0 else "odd"},
             "items": [{"item_id": one} for one in shown],
         }
 
