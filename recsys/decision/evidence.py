@@ -139,9 +139,9 @@ def _bundles(folder: Path, candidate: str | None, champion: str | None) -> tuple
 
 
 def _slices(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None) -> pl.DataFrame:
-    theirs = {} if champion is None else champion["metrics"]
+    theirs = {} if champion is None else champion.get("metrics", {})
     rows = []
-    for window, figures in candidate["metrics"].items():
+    for window, figures in candidate.get("metrics", {}).items():
         for name, value in figures.items():
             other = theirs.get(window, {}).get(name)
             rows.append((window, name, value, other, value / other - 1 if other else None))

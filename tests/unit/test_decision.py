@@ -11,6 +11,7 @@ import orjson
 import polars as pl
 import pytest
 
+from recsys.bundle import FORMAT
 from recsys.decision.evidence import Evidence, ReportError, gather
 from recsys.decision.page import as_html, as_json, write_report
 from recsys.decision.verdict import Call, decide
@@ -73,7 +74,7 @@ def shop(folder: Path, frame: pl.DataFrame, *, candidate: float = 0.42) -> Path:
     """A shop's data directory: two evaluated bundles, the older live, and the marts of an experiment."""
     for version, value in ((OLD, 0.40), (NEW, candidate)):
         manifest = {
-            "format": 4,
+            "format": FORMAT,
             "version": version,
             "currency": "EUR",
             "data": {"fingerprint": "f"},

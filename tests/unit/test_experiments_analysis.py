@@ -101,7 +101,8 @@ def test_a_null_is_a_unit_that_did_nothing() -> None:
     units = drawn()
     nulls = units.with_columns(pl.when(pl.col("clicks") > 0).then("clicks").alias("clicks"))
     assert nulls["clicks"].null_count() > 0
-    assert row(read_out(experiment(), nulls), "ctr") == row(read_out(experiment(), units), "ctr")
+    with_nulls, with_zeros = (row(read_out(experiment(), frame), "ctr") for frame in (nulls, units))
+    assert with_nulls == {name: pytest.approx(value) for name, value in with_zeros.items()}
 
 
 def test_sequential_intervals_widen_the_standard_error() -> None:
