@@ -270,7 +270,8 @@ def exposure_select(reader: Reader) -> str:
         )
         SELECT request_id, json_extract_string(item, '$[0]') AS item_id, CAST(position AS INTEGER) AS position, occurred_at,
             user_id, session_id, surface, json_extract_string(item, '$[1]') AS source, served_by, model_version, degraded,
-            CAST(phase AS INTEGER) AS phase, page_id, seconds, CAST(json_extract(item, '$[2]') AS DOUBLE) AS propensity
+            CAST(phase AS INTEGER) AS phase, page_id, seconds, CAST(json_extract(item, '$[2]') AS DOUBLE) AS propensity,
+            json_extract_string(item, '$[3]') AS team
         FROM shown"""
 
 

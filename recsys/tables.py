@@ -145,6 +145,7 @@ RAW_EXPOSURES: Final = Table(
         _c("page_id", "VARCHAR", "", nullable=True),
         _c("seconds", "DOUBLE", "that the answer took", nullable=True),
         _c("propensity", "DOUBLE", "chance of the item at its place, given the arm", nullable=True),
+        _c("team", "VARCHAR", "of an interleaved answer, the bundle that put the item there", nullable=True),
     ),
 )
 
@@ -355,6 +356,7 @@ EXPOSURES: Final = Table(
         _c("page_id", "VARCHAR", "", nullable=True),
         _c("seconds", "DOUBLE", "that the answer took, without the network", nullable=True),
         _c("propensity", "DOUBLE", "chance of the item at its place, given the arm; null where unknown", nullable=True),
+        _c("team", "VARCHAR", "of an interleaved answer, the bundle that put the item there", nullable=True),
         _c("is_seen", "BOOLEAN", "a client confirmed that it was rendered"),
     ),
 )

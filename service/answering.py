@@ -13,17 +13,16 @@ import numpy as np
 import orjson
 
 from recsys.events import EVENT_TYPES, Surface
-from recsys.models.random import RandomModel
 from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Model, Query, Ranking
 from recsys.rules.engine import Engine, Ruled
 from recsys.rules.situation import Situation
-from service import joined
 from service.answers import NO_PAGE, NOT_READ, Answer, Answered, Recorded, Ruling, Shopper, Spot
 from service.arms import Arms, Line
 from service.bundles import LiveBundle
 from service.event_log import EventLog
 from service.logins import Logins
 from service.metrics import Metrics
+from service.policy import Policy
 from service.reasons import reasons
 from service.schemas import NO_FILTERS, Filters, RecommendRequest
 from service.session_store import Records, SessionStore, StoreUnavailableError
@@ -183,22 +182,7 @@ class Answering:
             bundle.popularity if degraded and surface in _PERSONAL - _OWN_FALLBACK else bundle.surfaces[surface]
         )
 
-        chosen_from: list[int] = []
-
-        def ask(k: int, allowed: Mask) -> Ranking:
-            if isinstance(model, RandomModel):
-                chosen_from.append(int(allowed.sum()))
-            # Rules may look at more items than are shown; what joined has its share of those that are.
-            if live.plain:
-                return model.recommend(query, k, allowed)
-            if surface is Surface.TRENDING:
-                return joined.trending(live, model, query, k, allowed, trend=trend, shown=request.k)
-            if surface is Surface.NEW_ARRIVALS:
-                return joined.new_arrivals(live, model, query, k, allowed, shown=request.k)
-            if surface is Surface.SIMILAR:
-                return joined.similar(live, model, query, k, allowed, shown=request.k)
-            return model.recommend(query, k, allowed)
-
+        ask = Policy(live, model, query, request.k, trend)
         if ruling is None:
             ruled = Ruled(ask(request.k, mask), (), {})
         else:
@@ -209,9 +193,17 @@ class Answering:
         if len(ranking) and all(source == bundle.popularity.name for source in ranking.sources):
             served_by = bundle.popularity.name
         version = None if ruling is None else ruling.engine.version
-        propensity = None if ruled.names else 1.0 / chosen_from[0] if chosen_from else 1.0
         return Answer(
-            ranking, served_by, degraded, tuple(warnings), version, ruled.names, ruled.outcomes, propensity, seed
+            ranking,
+            served_by,
+            degraded,
+            tuple(warnings),
+            version,
+            ruled.names,
+            ruled.outcomes,
+            propensity=None if ruled.names else ask.propensity,
+            teams=tuple(ask.team_of.get(row, "") for row in ranking.items.tolist()) if ask.team_of else (),
+            seed=seed,
         )
 
     def _expose(
@@ -219,9 +211,10 @@ class Answering:
     ) -> None:
         live = line.live
         ranking, catalogue = answer.ranking, live.catalogue
+        teams = answer.teams or ("",) * len(ranking)
         shown = [
-            (catalogue.item_id(row), source, answer.propensity)
-            for row, source in zip(ranking.items.tolist(), ranking.sources, strict=True)
+            (catalogue.item_id(row), source, answer.propensity, team or None)
+            for row, source, team in zip(ranking.items.tolist(), ranking.sources, teams, strict=True)
         ]
         moved = {item_id: by for (item_id, *_), by in zip(shown, answer.moved_by, strict=False) if by}
         self._log.expose(

@@ -48,6 +48,8 @@ class Answer:
     outcomes: Outcomes = field(default_factory=dict)
     propensity: float | None = None
     """The chance of each item at its place, given the arm: 1 of a model that always answers alike, None where a rule moved any."""
+    teams: tuple[str, ...] = ()
+    """Of an interleaved answer for each item the version of the bundle that put it there, empty where none did alone."""
     seed: int = 0
     """Of what is random in it."""
 

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from recsys.compose import rebuilt
 from recsys.errors import UserError
 from recsys.experiments.assignment import Placement
@@ -141,7 +143,8 @@ class Arms:
             ArmError: nothing of a phase is published.
         """
         served = {f"phase{phase}": version for phase, version in served_phases(self._holder.folder).items()}
-        wanted = {one.phase for one in _configurations(plan)} - {None, RANDOM, POPULARITY}
+        named = {name for one in _configurations(plan) for name in (one.phase, one.against)}
+        wanted = named - {None, RANDOM, POPULARITY}
         for phase in sorted(filter(None, wanted)):
             if phase.startswith("phase") and phase not in served:
                 raise ArmError(
@@ -171,8 +174,26 @@ class Lineup:
         """
         if configuration not in self._made:
             base = self.live if configuration.phase in (None, RANDOM, POPULARITY) else self.bundles[configuration.phase]
-            self._made[configuration] = changed(base, configuration)
+            made = changed(base, configuration)
+            if configuration.against is not None:
+                made = interleaved(made, self.bundles[configuration.against])
+            self._made[configuration] = made
         return self._made[configuration]
+
+
+def interleaved(live: LiveBundle, other: LiveBundle) -> LiveBundle:
+    """A live bundle whose answers another one's are drafted into.
+
+    Raises:
+        ArmError: the two do not list the same items in the same rows.
+    """
+    ours, theirs = live.bundle.catalogue, other.bundle.catalogue
+    if len(ours) != len(theirs) or not np.array_equal(ours.index.hashes, theirs.index.hashes):
+        raise ArmError(
+            f"bundles {live.bundle.version} and {other.bundle.version} cannot be interleaved, as they list other items: "
+            "train both on the same tables"
+        )
+    return replace(live, against=other.bundle)
 
 
 def changed(live: LiveBundle, configuration: Configuration) -> LiveBundle:

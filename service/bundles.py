@@ -29,6 +29,8 @@ class LiveBundle:
     catalogue: LiveCatalogue
     plain: bool = False
     """Whether its models alone answer: no share of the places is kept for what joined, or is wanted right now."""
+    against: Bundle | None = None
+    """Another bundle of the same rows, whose answers are interleaved with its own."""
     head: bytes = field(init=False)
     """The constant members of every answer, as JSON."""
     currency: bytes = field(init=False)

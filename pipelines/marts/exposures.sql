@@ -14,7 +14,7 @@ seen AS (
 SELECT
     e.request_id, e.item_id, e.position, e.occurred_at, e.user_id, e.session_id, COALESCE(e.surface, '') AS surface,
     COALESCE(e.source, '') AS source, COALESCE(e.served_by, '') AS served_by, COALESCE(e.model_version, '') AS model_version,
-    COALESCE(e.degraded, FALSE) AS degraded, e.phase, e.page_id, e.seconds, e.propensity,
+    COALESCE(e.degraded, FALSE) AS degraded, e.phase, e.page_id, e.seconds, e.propensity, e.team,
     whole.request_id IS NOT NULL OR one.request_id IS NOT NULL AS is_seen
 FROM numbered AS e
 LEFT JOIN seen AS whole ON whole.request_id = e.request_id AND whole.item_id IS NULL

@@ -107,6 +107,22 @@ def counterfactual(
     console.print(f"written: {out}")
 
 
+@experiments_app.command("prefer")
+def prefer(
+    experiment: Annotated[str, typer.Argument(help="Of the plan.")],
+    arm: Annotated[str, typer.Argument(help="An arm that interleaves two bundles: `phase` and `against`.")],
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Say which of two interleaved bundles shoppers click more; `recsys tables` first."""
+    from recsys.experiments.preference import preference
+    from recsys.experiments.printing import print_preference
+    from recsys.experiments.teams import read_teams
+
+    credit = read_teams(data_dir / "tables", experiment, arm)
+    first, second = credit.columns[1:]
+    print_preference(first, second, preference(credit[first], credit[second]), console)
+
+
 @app.command()
 def report(
     experiment: Annotated[str | None, typer.Argument(help="Of the plan; may be left out where it has one.")] = None,

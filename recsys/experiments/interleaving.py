@@ -68,6 +68,10 @@ def _drawn(rankings: tuple[Ranking, Ranking], chosen: list[tuple[int, int]]) -> 
     def of(values: list[NDArray[np.int32]]) -> NDArray[np.int32]:
         return np.array([values[team][place] for team, place in chosen], dtype=np.int32)
 
+    enhanced = None
+    if any(ranking.enhanced is not None for ranking in rankings):
+        taken = [(rankings[team].enhanced, place) for team, place in chosen]
+        enhanced = np.array([them is not None and bool(them[place]) for them, place in taken], dtype=np.bool_)
     chances = None
     if any(ranking.chances is not None for ranking in rankings):
         picked = [(rankings[team].chances, place) for team, place in chosen]
@@ -78,4 +82,5 @@ def _drawn(rankings: tuple[Ranking, Ranking], chosen: list[tuple[int, int]]) -> 
         tuple(rankings[team].sources[place] for team, place in chosen),
         of([ranking.because for ranking in rankings]),
         chances,
+        enhanced,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,7 +21,8 @@ from recsys.rules.schema import Moment, Surfaces
 
 HOLDOUT: Final = "holdout"
 EXPLORATION: Final = "exploration"
-PHASE: Final = r"^(random|popularity|phase[123]|\d{8}T\d{6}-phase[123]-[0-9a-f]{8})$"
+MODEL: Final = r"phase[123]|\d{8}T\d{6}-phase[123]-[0-9a-f]{8}"
+PHASE: Final = rf"^(random|popularity|{MODEL})$"
 EVERYWHERE: Final = tuple(Surface)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -46,6 +48,9 @@ class Configuration(_Strict):
     phase: Annotated[str, StringConstraints(pattern=PHASE)] | None = Field(
         default=None, description="random, popularity, phase1, phase2, phase3, or a bundle's version."
     )
+    against: Annotated[str, StringConstraints(pattern=rf"^({MODEL})$")] | None = Field(
+        default=None, description="Another phase or version, interleaved with `phase` by team draft."
+    )
     rules: Path | None = Field(default=None, description="A rule file, relative to the file of experiments.")
     diversity: float | None = Field(default=None, ge=0, le=1, description="Strength, of 1.")
     value_weight: float | None = Field(default=None, ge=0, le=1, description="0 ranks by purchases, 1 by revenue.")
@@ -64,6 +69,12 @@ class Arm(Configuration):
 
     name: Name
     share: float = Field(gt=0, le=1, description="Of the experiment's units.")
+
+    @model_validator(mode="after")
+    def _interleaves_two_models(self) -> Arm:
+        if self.against is not None and (self.phase is None or not re.fullmatch(MODEL, self.phase)):
+            raise ValueError("against: needs a phase or version to be interleaved with: give it as phase")
+        return self
 
     @property
     def configuration(self) -> Configuration:

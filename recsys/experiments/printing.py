@@ -16,6 +16,7 @@ from recsys.experiments.plan import Assignment, Configuration, Experiment, Plan
 
 if TYPE_CHECKING:
     from recsys.experiments.power import Baseline
+    from recsys.experiments.preference import Preference
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -95,3 +96,18 @@ def print_comparison(candidate: str, champion: str, comparison: Comparison, cons
         table.add_row(name, f"{one.value:.5f}", f"{one.low:.5f} to {one.high:.5f}", f"{one.ess:,.0f} of {one.n:,}")
     console.print(table)
     console.print(f"{comparison.trust}{''.join(f'; {reason}' for reason in comparison.reasons)}", soft_wrap=True)
+
+
+def print_preference(first: str, second: str, found: Preference, console: Console) -> None:
+    """Which of two interleaved bundles is preferred, and how sure that is."""
+    console.print(
+        f"{found.first:,} shoppers prefer {first}, {found.second:,} {second}, {found.ties:,} neither", soft_wrap=True
+    )
+    if found.share is None or found.low is None or found.high is None or found.p is None:
+        console.print("nobody prefers one: run it longer")
+        return
+    sure = "" if found.low > 0.5 or found.high < 0.5 else ", which may be chance: run it longer"
+    console.print(
+        f"of those who prefer one, {found.share:.1%} [{found.low:.1%}, {found.high:.1%}] prefer {second} (p = {found.p:.3g}){sure}",
+        soft_wrap=True,
+    )

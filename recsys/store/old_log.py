@@ -90,7 +90,7 @@ def _exposure(content: dict[str, Any]) -> Row:
         "phase": None,
         "arms": {},
         "seconds": None,
-        "items": [[item_id, source, None] for item_id, source in content["items"]],
+        "items": [[item_id, source, None, None] for item_id, source in content["items"]],
         "request": content.get("request", {}),
     }
 

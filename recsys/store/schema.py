@@ -88,7 +88,7 @@ EXPOSURES: Final = Table(
     Column("plan", Text),  # version of the experiments that placed the shopper
     _json("arms", nullable=False),  # experiment to [arm, unit]
     Column("seconds", Float),  # that the answer took, without the network
-    _json("items", nullable=False),  # [item_id, source, propensity or null], the first on top
+    _json("items", nullable=False),  # [item_id, source, propensity or null, team or null], the first on top
     _json("request", nullable=False),  # what was asked beside who asked where
     _json("moved_by"),  # item to the rules that moved it
     _json("shown_before"),  # items that the page's earlier widgets show

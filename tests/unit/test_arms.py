@@ -19,7 +19,9 @@ from recsys.models.diverse import Diverse
 from recsys.models.ranker import RankerModel
 from recsys.publish import publish, rollback
 from recsys.ranking import Model, Query
-from service.arms import Arms
+from service.answering import Answering
+from service.answers import Shopper
+from service.arms import ArmError, Arms
 from service.bundles import BundleHolder, LiveBundle
 from service.catalogue_log import CatalogueLog
 from service.metrics import Metrics
@@ -197,3 +199,25 @@ def test_random_answers_come_from_the_mask_alone(published: Path) -> None:
     mask = np.zeros(len(load_bundle(bundle.directory).catalogue), dtype=np.bool_)
     mask[[3, 5]] = True
     assert sorted(bundle.surfaces[Surface.HOME].recommend(Query(seed=1), 5, mask).items.tolist()) == [3, 5]
+
+
+def test_two_bundles_are_interleaved_and_every_item_has_its_team(published: Path) -> None:
+    serving = Serving(published, plan(random='phase = "random"', both='phase = "phase1", against = "phase3"'))
+    live = serving.of_each_arm()["both"]
+    assert live.against is not None
+    shopper = Shopper(live.bundle.histories.of("household-01"))
+    request = RecommendRequest(user_id="household-01", k=6)
+    answers = [Answering.rank(live, request, shopper, seed=seed) for seed in range(20)]
+    versions = {live.bundle.version, live.against.version}
+    for answer in answers:
+        assert len(answer.teams) == len(answer.ranking) == 6
+        assert [answer.teams.count(version) for version in versions] == [3, 3]
+        assert answer.propensity is None
+    assert {answer.teams[0] for answer in answers} == versions  # a coin says who begins
+
+
+def test_bundles_of_other_items_are_not_interleaved(tmp_path: Path) -> None:
+    for phase, spare in ((1, 0), (3, 5)):
+        publish(tmp_path / "bundles", write_tiny_bundle(tmp_path, phase=phase, spare=spare).name)
+    with pytest.raises(ArmError, match="cannot be interleaved"):
+        Serving(tmp_path, plan(random='phase = "random"', both='phase = "phase1", against = "phase3"'))

@@ -58,7 +58,7 @@ def arms(text: str) -> str:
         (LAYERS + ONE.replace('name = "b"', 'name = "a"'), "arms: two are called 'a'"),
         (LAYERS + ONE.replace("2026-12-29", "2026-11-29"), "stop: is not after start"),
         (LAYERS + ONE.replace("phase3", "phase4"), "arm 'b': phase: give random, popularity, phase1"),
-        (LAYERS + ONE.replace("diversity", "diverse"), "arm 'b': diverse: unknown name; allowed: phase, rules, diversity"),
+        (LAYERS + ONE.replace("diversity", "diverse"), "arm 'b': diverse: unknown name; allowed: phase, against, rules, diversity"),
         (LAYERS + ONE + 'surfaces = "cellar"', "surfaces.0: Input should be 'home'"),
         (LAYERS + ONE + 'primary = "joy"', "primary: 'joy' is no metric: give one of ctr"),
         (LAYERS + ONE + 'metrics = ["ctr", "joy"]', "metrics.1: 'joy' is no metric"),
