@@ -11,10 +11,9 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +29,6 @@ from pipelines.run import build_tables
 from recsys.dataset import Dataset, load_dataset, parse_day
 from recsys.errors import UserError
 from recsys.experiments.analysis import Readout, read_out
-from recsys.experiments.plan import Experiment
 from recsys.experiments.reading import read_plan
 from recsys.pack import write_bundle
 from recsys.phase1 import Workshop
@@ -91,45 +89,42 @@ def fit_bundles(dataset: Dataset, folder: Path, console: Console) -> None:
         (publish if phase == max(PHASES) else publish_beside)(folder / "bundles", bundle.name)
 
 
-def write_plan(folder: Path) -> Path:
+def write_plan(folder: Path, arms: Sequence[str], start: date, stop: date) -> Path:
     """Every visit is in one of the arms, with equal shares."""
-    share = round(1 / len(ARMS), 4)
-    shares = [share] * (len(ARMS) - 1) + [round(1 - share * (len(ARMS) - 1), 4)]
-    arms = "\n".join(
+    share = round(1 / len(arms), 4)
+    shares = [share] * (len(arms) - 1) + [round(1 - share * (len(arms) - 1), 4)]
+    tables = "\n".join(
         f'    {{ name = "{name}", share = {share}, phase = "{name.removesuffix("_again")}" }},'
-        for name, share in zip(ARMS, shares, strict=True)
+        for name, share in zip(arms, shares, strict=True)
     )
     path = folder / "experiments.toml"
     path.write_text(
         f'[layers.ranking]\nunit = "session"\n\n[[experiments]]\nname = "{EXPERIMENT}"\nlayer = "ranking"\ncontrol = "random"\n'
-        f"start = {CUT}\nstop = {UNTIL}\nmetrics = {list(METRICS)}\narms = [\n{arms}\n]\n"
+        f"start = {start}\nstop = {stop}\nmetrics = {list(METRICS)}\narms = [\n{tables}\n]\n"
     )
     return path
 
 
-@contextmanager
-def service(folder: Path, plan: Path, clock: SimulatedClock) -> Iterator[FastAPI]:
+def service(folder: Path, redis_url: str, clock: SimulatedClock) -> FastAPI:
     """The service below `folder` under a simulated clock, wired as `service.main` wires it."""
-    with ExitStack() as stack:
-        url = stack.enter_context(embedded_redis(folder / "redis"))
-        settings = Settings(data_dir=folder, redis_url=url, experiments=plan)
-        metrics = Metrics(settings.shop, CollectorRegistry())
-        store = SessionStore(
-            url,
-            shop=settings.shop,
-            timeout_ms=1_000,
-            retry_ms=settings.redis_retry_ms,
-            history_events=settings.history_events,
-            history_days=settings.history_days,
-        )
-        engine = open_database(database_url(folder))
-        upgrade(engine)
-        log = EventLog(engine, on_lost=metrics.lost, on_unmatched=metrics.unmatched)
-        catalogue_log = CatalogueLog(folder / CATALOGUE_LOG)
-        holder = BundleHolder(folder / "bundles", catalogue_log, metrics.refused)
-        rules = RulesHolder(None, metrics)
-        arms = Arms(plan, holder, rules, metrics)
-        yield create_app(holder, store, log, catalogue_log, rules, arms, metrics, settings, clock)
+    settings = Settings(data_dir=folder, redis_url=redis_url, experiments=folder / "experiments.toml")
+    metrics = Metrics(settings.shop, CollectorRegistry())
+    store = SessionStore(
+        redis_url,
+        shop=settings.shop,
+        timeout_ms=1_000,
+        retry_ms=settings.redis_retry_ms,
+        history_events=settings.history_events,
+        history_days=settings.history_days,
+    )
+    engine = open_database(database_url(folder))
+    upgrade(engine)
+    log = EventLog(engine, on_lost=metrics.lost, on_unmatched=metrics.unmatched)
+    catalogue_log = CatalogueLog(folder / CATALOGUE_LOG)
+    holder = BundleHolder(folder / "bundles", catalogue_log, metrics.refused)
+    rules = RulesHolder(None, metrics)
+    arms = Arms(settings.experiments, holder, rules, metrics)
+    return create_app(holder, store, log, catalogue_log, rules, arms, metrics, settings, clock)
 
 
 def arm_of(answer: Answer) -> str:
@@ -141,22 +136,18 @@ def arm_of(answer: Answer) -> str:
 class Outcome:
     """What the experiment says, and what is true."""
 
-    experiment: Experiment
     readout: Readout
     against: dict[str, Readout]
     """The same, read against other arms than random."""
     truth: dict[str, dict[str, Expectation]]
     """By slice and arm."""
-    log: Log
-    visits: int
 
 
-def simulate(folder: Path, constants: Constants, seed: int, console: Console) -> Log:
-    """A month of visits to the service."""
-    world = World.read(folder / "tables", cut=CUT, until=UNTIL)
+def simulate(folder: Path, redis_url: str, world: World, constants: Constants, seed: int, console: Console) -> Log:
+    """The world's visits to the service below `folder`."""
     visits = plan_visits(world, constants.traffic, constants.mess, seed)
-    clock = SimulatedClock(float(parse_day(CUT)))
-    with service(folder, write_plan(folder), clock) as app, AsgiShop(app, clock) as shop:
+    clock = SimulatedClock(float(world.cut))
+    with AsgiShop(service(folder, redis_url, clock), clock) as shop:
         model = ClickModel.of(world, constants)
         simulation = Simulation(model, constants, visits, shop, label=arm_of)
         return simulation.run(lambda numbers: track(numbers, "visits", console=console))
@@ -164,16 +155,19 @@ def simulate(folder: Path, constants: Constants, seed: int, console: Console) ->
 
 def read(folder: Path, log: Log, console: Console) -> Outcome:
     """From the service's log to lifts, by the same tables and statistics as a shop's."""
-    ingest_log(database_url(folder), folder, console)
-    build_tables(folder, console, as_of=datetime.fromisoformat(UNTIL).replace(tzinfo=UTC) + timedelta(days=1))
     (experiment,) = read_plan(folder / "experiments.toml").experiments
+    assert experiment.stop is not None
+    ingest_log(database_url(folder), folder, console)
+    build_tables(folder, console, as_of=experiment.stop + timedelta(days=1))
     units = pl.read_parquet(folder / "tables" / "experiment_units.parquet")
+    named = {arm.name for arm in experiment.arms}
     against = {
         control: read_out(experiment.model_copy(update={"control": control}), units)
         for control in dict.fromkeys(control for _, control in STEPS)
+        if control in named
     }
     truth = {name: expectations(log, where) for name, where in SLICES.items()}
-    return Outcome(experiment, read_out(experiment, units), against, truth, log, log.visits.height)
+    return Outcome(read_out(experiment, units), against, truth)
 
 
 def lift(readout: Readout, arm: str, metric: str = "ctr") -> tuple[float, float, float] | None:
@@ -268,7 +262,11 @@ def run(data: Path, folder: Path, constants: Constants, seed: int, console: Cons
             raise UserError(f"{data / name} is missing: run `recsys ingest` and `recsys tables` first")
         shutil.copytree(data / name, folder / name)
     fit_bundles(load_dataset(folder / "tables"), folder, console)
-    return read(folder, simulate(folder, constants, seed, console), console)
+    write_plan(folder, ARMS, date.fromisoformat(CUT), date.fromisoformat(UNTIL))
+    world = World.read(folder / "tables", cut=CUT, until=UNTIL)
+    with embedded_redis(folder / "redis") as url:
+        log = simulate(folder, url, world, constants, seed, console)
+    return read(folder, log, console)
 
 
 def main() -> None:
