@@ -67,12 +67,12 @@ def served_phases(bundles: Path) -> dict[int, str]:
             phase: [version for version in stack if version not in (withdrawn, entry.version)]
             for phase, stack in stacks.items()
         }
-        stacks.setdefault(_phase(entry.version), []).append(entry.version)
+        stacks.setdefault(phase_of(entry.version), []).append(entry.version)
         before = before if entry.action == "beside" else entry.action
     return {phase: stack[-1] for phase, stack in stacks.items() if stack}
 
 
-def _phase(version: str) -> int:
+def phase_of(version: str) -> int:
     """Of a bundle, by its name; 0 where that does not tell."""
     found = re.search(r"-phase(\d+)-", version)
     return int(found[1]) if found else 0

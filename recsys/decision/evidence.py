@@ -139,12 +139,14 @@ def _bundles(folder: Path, candidate: str | None, champion: str | None) -> tuple
 
 
 def _slices(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None) -> pl.DataFrame:
-    theirs = {} if champion is None else champion["metrics"]
+    ours, theirs = candidate.get("metrics", {}), {} if champion is None else champion.get("metrics", {})
     rows = []
-    for window, figures in candidate["metrics"].items():
-        for name, value in figures.items():
+    for window in dict.fromkeys((*ours, *theirs)):
+        for name in dict.fromkeys((*ours.get(window, {}), *theirs.get(window, {}))):
+            value = ours.get(window, {}).get(name)
             other = theirs.get(window, {}).get(name)
-            rows.append((window, name, value, other, value / other - 1 if other else None))
+            relative = value / other - 1 if other and value is not None else None
+            rows.append((window, name, value, other, relative))
     schema = {"window": pl.String, "slice": pl.String, "candidate": pl.Float64, "champion": pl.Float64}
     return pl.DataFrame(rows, schema={**schema, "relative": pl.Float64}, orient="row")
 
@@ -205,6 +207,8 @@ def _money(trial: Trial, currency: str, costs: Mapping[str, Any] | None) -> Mone
         return None
     inputs = None
     if costs is not None:
+        if costs.get("currency", currency) != currency:
+            raise ReportError(f"costs are in {costs['currency']}, the shop's revenue in {currency}: convert them first")
         a_year = incremental.scaled(365.0 / trial.period_days)
         inputs = Inputs.model_validate({**costs, "currency": currency, "incremental_per_year": a_year})
     return Money(attributed, incremental, trial.period_days, inputs, None if inputs is None else reckon(inputs))
