@@ -31,6 +31,9 @@ DEFAULT_GUARDRAILS: Final = (
 ALWAYS_READ: Final = ("ctr", "conversion", ATTRIBUTED, INCREMENTAL, "order_value")
 
 
+A_MOMENT: Final = timedelta(microseconds=1)
+
+
 class ReportError(UserError):
     """Nothing can be reported; the message says what is missing."""
 
@@ -44,7 +47,7 @@ class Trial:
     """The one that is asked about."""
     readout: Readout
     is_over: bool
-    """Its stop has passed, so that fixed intervals are read once; before that only sequential ones hold."""
+    """Its stop has passed and the marts hold its last day, so that fixed intervals are read once; before that only sequential ones hold."""
     days: pl.DataFrame
     """Columns of `recsys.tables.SURFACE_DAYS`, this experiment's rows."""
     period_days: float
@@ -166,9 +169,8 @@ def _trial(tables: Path, experiment: Experiment, arm: str | None, now: datetime)
         arm = next(iter(others))
     if arm not in others:
         raise ReportError(f"name the arm to decide about: {', '.join(others)}")
-    units, days = (
-        _mart(tables, table.name).filter(experiment=experiment.name) for table in (EXPERIMENT_UNITS, SURFACE_DAYS)
-    )
+    units, every_day = _mart(tables, EXPERIMENT_UNITS.name), _mart(tables, SURFACE_DAYS.name)
+    units, days = (frame.filter(experiment=experiment.name) for frame in (units, every_day))
     read = experiment.model_copy(
         update={
             "metrics": tuple(dict.fromkeys((*experiment.metrics, *ALWAYS_READ))),
@@ -176,8 +178,13 @@ def _trial(tables: Path, experiment: Experiment, arm: str | None, now: datetime)
         }
     )
     readout = read_out(read, units)
-    is_over = experiment.stop is not None and experiment.stop <= now
+    is_over = experiment.stop is not None and experiment.stop <= now and _holds_until(every_day, experiment.stop)
     return Trial(experiment, others[arm], readout, is_over, days, _period_days(units, days))
+
+
+def _holds_until(days: pl.DataFrame, stop: datetime) -> bool:
+    """Whether the marts hold the last day before `stop`; built earlier, they are a look like any other."""
+    return len(days.filter(pl.col("day") >= (stop - A_MOMENT).date())) > 0
 
 
 def _guardrails(experiment: Experiment) -> tuple[Guardrail, ...]:

@@ -144,6 +144,15 @@ def test_an_experiment_that_still_runs_is_judged_by_intervals_for_any_number_of_
     assert (decide(over).call, decide(running).call) == (Call.SHIP, Call.HOLD)
 
 
+def test_tables_that_end_before_the_stop_are_a_look_like_any_other(tmp_path: Path) -> None:
+    folder = shop(tmp_path, units(0.055, seed=3))
+    path = folder / "tables" / f"{SURFACE_DAYS.name}.parquet"
+    pl.read_parquet(path).with_columns(pl.col("day").dt.offset_by("-1d")).write_parquet(path)
+    found = gather(folder, plan=plan(), now=START + timedelta(days=15))
+    assert found.trial is not None and not found.trial.is_over
+    assert decide(found).call is Call.HOLD
+
+
 def test_a_guardrail_too_is_judged_for_any_number_of_looks_while_the_experiment_runs(tmp_path: Path) -> None:
     frame = units(0.4, slower_ms=0.0)
     # Errors in two answers of a thousand in both arms: within the margin at one look, not at any number of looks.
