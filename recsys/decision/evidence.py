@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
+from pydantic import ValidationError
 
 from recsys.bundle import read_manifest
 from recsys.errors import UserError
@@ -217,7 +218,10 @@ def _money(trial: Trial, currency: str, costs: Mapping[str, Any] | None) -> Mone
         if costs.get("currency", currency) != currency:
             raise ReportError(f"costs are in {costs['currency']}, the shop's revenue in {currency}: convert them first")
         a_year = incremental.scaled(365.0 / trial.period_days)
-        inputs = Inputs.model_validate({**costs, "currency": currency, "incremental_per_year": a_year})
+        try:
+            inputs = Inputs.model_validate({**costs, "currency": currency, "incremental_per_year": a_year})
+        except ValidationError as error:
+            raise ReportError(f"the costs do not fit: {'; '.join(one['msg'] for one in error.errors())}") from error
     return Money(attributed, incremental, trial.period_days, inputs, None if inputs is None else reckon(inputs))
 
 

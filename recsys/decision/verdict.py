@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from recsys.decision.evidence import Evidence, Trial
+from recsys.decision.evidence import INCREMENTAL, Evidence, Trial
 from recsys.experiments.analysis import ALPHA
 from recsys.experiments.metrics import METRICS
 from recsys.experiments.offpolicy import Trust
@@ -39,7 +39,7 @@ class Verdict:
 
 
 def decide(evidence: Evidence) -> Verdict:
-    """Stop at any surely broken guardrail or surely worse primary metric or slice; ship what is surely better with every guardrail
+    """Stop at any surely broken guardrail, surely worse primary metric or slice, or surely lower revenue; ship what is surely better with every guardrail
     held; hold everything else. What is not measured is never taken for good."""
     harm, open_points, good = _offline(evidence)
     if evidence.trial is None:
@@ -73,6 +73,7 @@ def _online(trial: Trial) -> Reasons:
         return harm, [trial.readout.reason], good
     open_points += trial.readout.warnings
     _judge_primary(trial, harm, open_points, good)
+    _judge_others(trial, harm, open_points)
     guarded = trial.readout.lifts.filter(arm=trial.arm.name, role="guardrail")
     # A guardrail is looked at as often as the primary metric: while the experiment runs its fixed bound holds no more than that one's.
     prefix = "" if trial.is_over else "sequential_"
@@ -97,15 +98,33 @@ def _another_ran(candidate: str, trial: Trial) -> list[str]:
     ]
 
 
+def _surely(trial: Trial, lift: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether the arm is surely better, and whether surely worse."""
+    # Arms that are read out while they run are looked at again and again: only sequential intervals hold then.
+    low, high = (lift["low"], lift["high"]) if trial.is_over else (lift["sequential_low"], lift["sequential_high"])
+    return (low > 0, high < 0) if METRICS[lift["metric"]].better == "higher" else (high < 0, low > 0)
+
+
+def _judge_others(trial: Trial, harm: list[str], open_points: list[str]) -> None:
+    """More clicks do not pay for less revenue: what all units bought is judged whatever the primary metric is."""
+    declared = dict.fromkeys((INCREMENTAL, *trial.experiment.metrics))
+    judged = {trial.experiment.primary, *(one.metric for one in trial.experiment.guardrails)}
+    for name in (one for one in declared if one not in judged):
+        lift = trial.lift(name)
+        if lift is not None and _surely(trial, lift)[1]:
+            words = f"{name} ({METRICS[name].meaning}): {_change(lift, is_over=trial.is_over)}"
+            (harm if name == INCREMENTAL else open_points).append(
+                f"{words}: surely worse than {trial.experiment.control}"
+            )
+
+
 def _judge_primary(trial: Trial, harm: list[str], open_points: list[str], good: list[str]) -> None:
     name = trial.experiment.primary
     lift = trial.lift(name)
     if lift is None:
         open_points.append(f"{name}: no data")
         return
-    # Arms that are read out while they run are looked at again and again: only sequential intervals hold then.
-    low, high = (lift["low"], lift["high"]) if trial.is_over else (lift["sequential_low"], lift["sequential_high"])
-    better, worse = (low > 0, high < 0) if METRICS[name].better == "higher" else (high < 0, low > 0)
+    better, worse = _surely(trial, lift)
     words = f"{name} ({METRICS[name].meaning}): {_change(lift, is_over=trial.is_over)}"
     if worse:
         harm.append(f"{words}: surely worse than {trial.experiment.control}")

@@ -153,6 +153,17 @@ def test_tables_that_end_before_the_stop_are_a_look_like_any_other(tmp_path: Pat
     assert decide(found).call is Call.HOLD
 
 
+def test_more_clicks_do_not_pay_for_less_revenue(tmp_path: Path) -> None:
+    lost = (
+        pl.when(pl.col("arm") == "two")
+        .then(pl.col("total_revenue_cents") * 0.5)
+        .otherwise(pl.col("total_revenue_cents"))
+    )
+    verdict = decide(evidence(tmp_path, units(0.2).with_columns(total_revenue_cents=lost)))
+    assert verdict.call is Call.STOP
+    assert "total_revenue_per_unit" in verdict.reasons[0], verdict.reasons
+
+
 def test_a_guardrail_too_is_judged_for_any_number_of_looks_while_the_experiment_runs(tmp_path: Path) -> None:
     frame = units(0.4, slower_ms=0.0)
     # Errors in two answers of a thousand in both arms: within the margin at one look, not at any number of looks.
