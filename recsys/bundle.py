@@ -223,8 +223,13 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise BundleError(f"{path} is missing: not a bundle") from error
     except orjson.JSONDecodeError as error:
         raise BundleError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(manifest, dict):
+        raise BundleError(f"{path} is no manifest")
     if manifest.get("format") != FORMAT:
         raise BundleError(f"{path} has format {manifest.get('format')}, this version reads {FORMAT}: train again")
+    missing = [name for name in ("version", "data", "currency") if name not in manifest]
+    if missing:
+        raise BundleError(f"{path} lacks {missing[0]!r}")
     return manifest
 
 

@@ -161,6 +161,20 @@ class Segments:
 
 
 @dataclass(frozen=True, slots=True)
+class PaidPrices:
+    """What was paid for items that the catalogue has no price of, oldest first; only where it changed. Parallel arrays of length n."""
+
+    second: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    item: ItemArray = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    cents: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def before(self, second: int) -> PaidPrices:
+        """What was paid strictly before `second`."""
+        n = int(np.searchsorted(self.second, second, side="left"))
+        return PaidPrices(self.second[:n], self.item[:n], self.cents[:n])
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """Everything that a recommender learns from."""
 
@@ -172,6 +186,7 @@ class Dataset:
     regions: tuple[str, ...] = ()
     """Sorted."""
     segments: Segments = field(default_factory=Segments)
+    paid: PaidPrices = field(default_factory=PaidPrices)
 
     @property
     def n_items(self) -> int:
@@ -183,7 +198,16 @@ class Dataset:
 
     def before(self, second: int) -> Dataset:
         """The same catalogue and shoppers, knowing only what happened strictly before `second`."""
-        return replace(self, events=self.events.before(second))
+        return replace(self, events=self.events.before(second), paid=self.paid.before(second))
+
+    def prices_at(self, second: int) -> NDArray[np.int64]:
+        """`(n_items,)` int64 cents as they were known then: the catalogue's, else what was last paid before `second`, -1 where unknown.
+
+        `catalogue.price_cents` is that of the end of the data, which tells a learner of the past what came after.
+        """
+        prices, paid = self.catalogue.listed_price_cents.copy(), self.paid.before(second)
+        prices[paid.item] = paid.cents  # of several for one item the last stays
+        return prices
 
     def with_spare(self, n: int) -> Dataset:
         """The same with n empty catalogue rows more, see `Catalogue.n_spare`."""
@@ -193,6 +217,22 @@ class Dataset:
     def until(self) -> int:
         """Unix second just after the last event, 0 without any."""
         return int(self.events.second[-1]) + 1 if len(self.events) else 0
+
+
+def _paid_prices(
+    interactions: pl.DataFrame, item: ItemArray, second: NDArray[np.int64], listed_price_cents: NDArray[np.int64]
+) -> PaidPrices:
+    """Of purchases in order of time, `item` and `second` parallel to them. Of several at one time the first counts, as in the items' mart."""
+    frame = interactions.select("event_type", "price_cents").with_columns(item=item, second=second)
+    changes = (
+        frame.filter(
+            pl.col("event_type") == "purchase", pl.col("price_cents") > 0, pl.lit(listed_price_cents[item] < 0)
+        )
+        .unique(["item", "second"], keep="first", maintain_order=True)
+        .filter((pl.col("price_cents") != pl.col("price_cents").shift().over("item")).fill_null(value=True))
+    )
+    second, item = changes["second"].to_numpy(), changes["item"].to_numpy()
+    return PaidPrices(second, item, changes["price_cents"].cast(pl.Int64).to_numpy())
 
 
 def target_event(dataset: Dataset) -> int:
@@ -335,7 +375,17 @@ def load_dataset(tables: Path) -> Dataset:
     items = pl.read_parquet(tables / "items.parquet").sort("item_id")
     interactions = pl.read_parquet(
         tables / "interactions.parquet",
-        columns=["occurred_at", "event_id", "user_id", "session_id", "item_id", "event_type", "quantity", "region"],
+        columns=[
+            "occurred_at",
+            "event_id",
+            "user_id",
+            "session_id",
+            "item_id",
+            "event_type",
+            "quantity",
+            "region",
+            "price_cents",
+        ],
     ).sort("occurred_at", "event_id")
     item_ids = items["item_id"]
     categories = items["category"].drop_nulls().unique().sort()
@@ -351,6 +401,9 @@ def load_dataset(tables: Path) -> Dataset:
         joined = pl.DataFrame({"value": values}).join(lookup, on="value", how="left", maintain_order="left")
         return joined["code"].fill_null(-1).to_numpy().astype(np.int32)
 
+    item = code(interactions["item_id"], item_ids)
+    second = close_gaps(interactions["occurred_at"].dt.epoch("s").to_numpy().astype(np.int64))
+    listed_price_cents = items["listed_price_cents"].fill_null(-1).to_numpy().astype(np.int64)
     user = code(interactions["user_id"], user_ids)
     shopper = np.where(user >= 0, user, len(user_ids) + code(interactions["session_id"], anonymous))
     far = np.iinfo(np.int64).max
@@ -358,12 +411,12 @@ def load_dataset(tables: Path) -> Dataset:
         events=Events(
             shopper=shopper.astype(np.int32),
             session=code(interactions["session_id"], sessions),
-            item=code(interactions["item_id"], item_ids),
+            item=item,
             event_type=interactions["event_type"]
             .replace_strict(EVENT_CODE, return_dtype=pl.UInt8)
             .to_numpy()
             .astype(np.uint8),
-            second=close_gaps(interactions["occurred_at"].dt.epoch("s").to_numpy().astype(np.int64)),
+            second=second,
             quantity=interactions["quantity"].to_numpy().astype(np.int32),
             region=code(interactions["region"], regions),
         ),
@@ -374,7 +427,7 @@ def load_dataset(tables: Path) -> Dataset:
             category=code(items["category"], categories),
             categories=tuple(categories),
             price_cents=items["price_cents"].fill_null(-1).to_numpy().astype(np.int64),
-            listed_price_cents=items["listed_price_cents"].fill_null(-1).to_numpy().astype(np.int64),
+            listed_price_cents=listed_price_cents,
             descriptions=tuple(items["description"]),
             attributes=tuple(items["attributes"]),
             image_urls=tuple(items["image_url"]),
@@ -384,6 +437,7 @@ def load_dataset(tables: Path) -> Dataset:
         user_ids=tuple(user_ids),
         regions=tuple(regions),
         segments=read_segments(users, user_ids.to_list()),
+        paid=_paid_prices(interactions, item, second, listed_price_cents),
         n_shoppers=len(user_ids) + len(anonymous),
         n_sessions=len(sessions),
     )

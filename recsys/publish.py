@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import orjson
 
 from recsys.bundle import BundleError, load_bundle, read_manifest, smoke_test
 from recsys.experiments import gate
 from recsys.experiments.gate import Decision, Evidence, GateError, Tolerances
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,9 @@ class LedgerEntry:
     """What the gate said, refusals first; nothing of a rollback, which has no gate."""
 
 
+_MEMBERS: Final = {one.name for one in fields(LedgerEntry)}
+
+
 def live_version(bundles: Path) -> str | None:
     """The version that the pointer names, or None before the first publication."""
     pointer = bundles / "live"
@@ -45,12 +52,22 @@ def bundle_versions(bundles: Path) -> list[str]:
 
 
 def read_ledger(bundles: Path) -> list[LedgerEntry]:
-    """Every move of the pointer, oldest first."""
+    """Every move of the pointer, oldest first.
+
+    A line that was cut off, as by a full disk, is passed over: a rollback must work all the same.
+    """
     ledger = bundles / "ledger.jsonl"
     if not ledger.exists():
         return []
-    entries = [orjson.loads(line) for line in ledger.read_bytes().splitlines()]
-    return [LedgerEntry(**{**entry, "gate": tuple(entry.get("gate", ()))}) for entry in entries]
+    found = []
+    for number, line in enumerate(ledger.read_bytes().splitlines(), start=1):
+        try:
+            entry = orjson.loads(line)
+            known = {name: value for name, value in entry.items() if name in _MEMBERS}
+            found.append(LedgerEntry(**{**known, "gate": tuple(known.get("gate", ()))}))
+        except (orjson.JSONDecodeError, AttributeError, TypeError):
+            logger.warning("%s: line %d is no entry and is passed over", ledger, number)
+    return found
 
 
 def served_phases(bundles: Path) -> dict[int, str]:
@@ -67,12 +84,12 @@ def served_phases(bundles: Path) -> dict[int, str]:
             phase: [version for version in stack if version not in (withdrawn, entry.version)]
             for phase, stack in stacks.items()
         }
-        stacks.setdefault(_phase(entry.version), []).append(entry.version)
+        stacks.setdefault(phase_of(entry.version), []).append(entry.version)
         before = before if entry.action == "beside" else entry.action
     return {phase: stack[-1] for phase, stack in stacks.items() if stack}
 
 
-def _phase(version: str) -> int:
+def phase_of(version: str) -> int:
     """Of a bundle, by its name; 0 where that does not tell."""
     found = re.search(r"-phase(\d+)-", version)
     return int(found[1]) if found else 0
@@ -193,7 +210,11 @@ def _record(
         forced=forced,
         gate=said,
     )
-    with (bundles / "ledger.jsonl").open("ab") as ledger:
-        ledger.write(orjson.dumps(asdict(entry)) + b"\n")
+    with (bundles / "ledger.jsonl").open("ab+") as ledger:
+        # Behind a line that was cut off this entry begins one of its own.
+        size = ledger.seek(0, os.SEEK_END)
+        ledger.seek(max(0, size - 1))
+        begin = b"" if ledger.read() in (b"", b"\n") else b"\n"
+        ledger.write(begin + orjson.dumps(asdict(entry)) + b"\n")
         ledger.flush()
         os.fsync(ledger.fileno())

@@ -459,7 +459,7 @@ EXPERIMENT_UNITS: Final = Table(
         ),
     ),
 )
-"""What `recsys.experiments.analysis.read_out` takes. A nullable column may be missing, which is no data; a null in one is 0."""
+"""What `recsys.experiments.analysis.read_out` takes. A nullable column may be missing or null in every row, which is no data; else a null is 0."""
 
 QUARANTINE: Final = Table(
     "quarantine",

@@ -1,5 +1,6 @@
 -- What an experiment is read out from. An exposure counts once a client says that it was seen; a degraded answer counts for no arm.
--- Totals are all that a unit bought from its first exposure on. The pre-period is the 28 days before anybody's first exposure.
+-- Totals are all that a unit bought from its first exposure on, until the end of the day of anybody's last one: what is bought when the
+-- experiment is over is no part of its period. The pre-period is the 28 days before anybody's first exposure.
 -- Who clicks more than three in ten of a dozen items or more is taken for a bot and left out, in every arm alike.
 -- Grain: one experiment, unit and arm. Reads exposures, assignments, outcomes, stg_kept_events.
 WITH placed AS (
@@ -14,6 +15,7 @@ firsts AS (
         unit,
         arm,
         MIN(occurred_at) AS first_at,
+        MAX(occurred_at) AS last_at,
         COUNT(*) AS exposures
     FROM placed
     WHERE is_seen AND NOT degraded
@@ -21,7 +23,7 @@ firsts AS (
 ),
 
 starts AS (
-    SELECT experiment, MIN(first_at) AS start_at FROM firsts GROUP BY experiment
+    SELECT experiment, MIN(first_at) AS start_at, CAST(MAX(last_at) AS DATE) AS last_day FROM firsts GROUP BY experiment
 ),
 
 asked AS (
@@ -72,8 +74,10 @@ totals AS (
         f.experiment,
         f.unit,
         f.arm,
-        COUNT(DISTINCT CASE WHEN b.occurred_at >= f.first_at THEN b.order_id END) AS total_orders,
-        SUM(CASE WHEN b.occurred_at >= f.first_at THEN b.revenue_cents ELSE 0 END) AS total_revenue_cents,
+        COUNT(DISTINCT CASE WHEN b.occurred_at >= f.first_at AND CAST(b.occurred_at AS DATE) <= s.last_day THEN b.order_id END)
+            AS total_orders,
+        SUM(CASE WHEN b.occurred_at >= f.first_at AND CAST(b.occurred_at AS DATE) <= s.last_day THEN b.revenue_cents ELSE 0 END)
+            AS total_revenue_cents,
         COUNT(DISTINCT CASE WHEN b.occurred_at < s.start_at AND days_between(b.occurred_at, s.start_at) <= 28 THEN b.order_id END)
             AS pre_total_orders,
         SUM(CASE WHEN b.occurred_at < s.start_at AND days_between(b.occurred_at, s.start_at) <= 28 THEN b.revenue_cents ELSE 0 END)

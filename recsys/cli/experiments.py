@@ -81,9 +81,9 @@ def counterfactual(
 ) -> None:
     """Estimate two bundles' CTR from the log of random answers (docs/offpolicy.md); `recsys tables` first."""
     from recsys.experiments.gate import write_evidence
-    from recsys.experiments.offpolicy import Target, compare
+    from recsys.experiments.offpolicy import compare
     from recsys.experiments.printing import print_comparison
-    from recsys.experiments.random_log import as_log, as_target, read_random_log
+    from recsys.experiments.random_log import answered, as_log, as_target, read_random_log
     from recsys.publish import bundle_versions
     from recsys.store.database import database_url, open_database
     from service.counterfactual import would_answer
@@ -92,14 +92,15 @@ def counterfactual(
     frame = read_random_log(data_dir / "tables")
     engine = open_database(database_url(data_dir, database))
     newest = bundle_versions(data_dir / "bundles")[-1:]
-    log, targets = as_log(frame), dict[str, Target]()
+    found = dict[str, dict[str, list[str]]]()
     for version in (candidate or "".join(newest) or None, champion):
         live = open_live(data_dir, version)
         with console.status(f"asking {live.bundle.version} what it would have answered"):
-            answers = would_answer(engine, live, set(frame["request_id"]))
-        targets[live.bundle.version] = as_target(frame, answers)
-    if len(targets) < 2:
-        raise UserError(f"{next(iter(targets))} is live: name another with --candidate or --champion")
+            found[live.bundle.version] = would_answer(engine, live, set(frame["request_id"]))
+    if len(found) < 2:
+        raise UserError(f"{next(iter(found))} is live: name another with --candidate or --champion")
+    frame = answered(frame, *found.values())
+    log, targets = as_log(frame), {version: as_target(frame, answers) for version, answers in found.items()}
     (ours, candidate_target), (theirs, champion_target) = targets.items()
     comparison = compare(log, candidate_target, champion_target)
     print_comparison(ours, theirs, comparison, console)

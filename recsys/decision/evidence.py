@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
+from pydantic import ValidationError
 
 from recsys.bundle import read_manifest
 from recsys.errors import UserError
@@ -31,6 +32,9 @@ DEFAULT_GUARDRAILS: Final = (
 ALWAYS_READ: Final = ("ctr", "conversion", ATTRIBUTED, INCREMENTAL, "order_value")
 
 
+A_MOMENT: Final = timedelta(microseconds=1)
+
+
 class ReportError(UserError):
     """Nothing can be reported; the message says what is missing."""
 
@@ -44,7 +48,7 @@ class Trial:
     """The one that is asked about."""
     readout: Readout
     is_over: bool
-    """Its stop has passed, so that fixed intervals are read once; before that only sequential ones hold."""
+    """Its stop has passed and the marts hold its last day, so that fixed intervals are read once; before that only sequential ones hold."""
     days: pl.DataFrame
     """Columns of `recsys.tables.SURFACE_DAYS`, this experiment's rows."""
     period_days: float
@@ -139,12 +143,14 @@ def _bundles(folder: Path, candidate: str | None, champion: str | None) -> tuple
 
 
 def _slices(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None) -> pl.DataFrame:
-    theirs = {} if champion is None else champion.get("metrics", {})
+    ours, theirs = candidate.get("metrics", {}), {} if champion is None else champion.get("metrics", {})
     rows = []
-    for window, figures in candidate.get("metrics", {}).items():
-        for name, value in figures.items():
+    for window in dict.fromkeys((*ours, *theirs)):
+        for name in dict.fromkeys((*ours.get(window, {}), *theirs.get(window, {}))):
+            value = ours.get(window, {}).get(name)
             other = theirs.get(window, {}).get(name)
-            rows.append((window, name, value, other, value / other - 1 if other else None))
+            relative = value / other - 1 if other and value is not None else None
+            rows.append((window, name, value, other, relative))
     schema = {"window": pl.String, "slice": pl.String, "candidate": pl.Float64, "champion": pl.Float64}
     return pl.DataFrame(rows, schema={**schema, "relative": pl.Float64}, orient="row")
 
@@ -164,9 +170,8 @@ def _trial(tables: Path, experiment: Experiment, arm: str | None, now: datetime)
         arm = next(iter(others))
     if arm not in others:
         raise ReportError(f"name the arm to decide about: {', '.join(others)}")
-    units, days = (
-        _mart(tables, table.name).filter(experiment=experiment.name) for table in (EXPERIMENT_UNITS, SURFACE_DAYS)
-    )
+    units, every_day = _mart(tables, EXPERIMENT_UNITS.name), _mart(tables, SURFACE_DAYS.name)
+    units, days = (frame.filter(experiment=experiment.name) for frame in (units, every_day))
     read = experiment.model_copy(
         update={
             "metrics": tuple(dict.fromkeys((*experiment.metrics, *ALWAYS_READ))),
@@ -174,8 +179,13 @@ def _trial(tables: Path, experiment: Experiment, arm: str | None, now: datetime)
         }
     )
     readout = read_out(read, units)
-    is_over = experiment.stop is not None and experiment.stop <= now
+    is_over = experiment.stop is not None and experiment.stop <= now and _holds_until(every_day, experiment.stop)
     return Trial(experiment, others[arm], readout, is_over, days, _period_days(units, days))
+
+
+def _holds_until(days: pl.DataFrame, stop: datetime) -> bool:
+    """Whether the marts hold the last day before `stop`; built earlier, they are a look like any other."""
+    return len(days.filter(pl.col("day") >= (stop - A_MOMENT).date())) > 0
 
 
 def _guardrails(experiment: Experiment) -> tuple[Guardrail, ...]:
@@ -205,8 +215,13 @@ def _money(trial: Trial, currency: str, costs: Mapping[str, Any] | None) -> Mone
         return None
     inputs = None
     if costs is not None:
+        if costs.get("currency", currency) != currency:
+            raise ReportError(f"costs are in {costs['currency']}, the shop's revenue in {currency}: convert them first")
         a_year = incremental.scaled(365.0 / trial.period_days)
-        inputs = Inputs.model_validate({**costs, "currency": currency, "incremental_per_year": a_year})
+        try:
+            inputs = Inputs.model_validate({**costs, "currency": currency, "incremental_per_year": a_year})
+        except ValidationError as error:
+            raise ReportError(f"the costs do not fit: {'; '.join(one['msg'] for one in error.errors())}") from error
     return Money(attributed, incremental, trial.period_days, inputs, None if inputs is None else reckon(inputs))
 
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from recsys.decision.evidence import Evidence, Trial
+import polars as pl
+
+from recsys.decision.evidence import INCREMENTAL, Evidence, Trial
 from recsys.experiments.analysis import ALPHA
 from recsys.experiments.metrics import METRICS
 from recsys.experiments.offpolicy import Trust
+from recsys.publish import phase_of
 
 
 class Call(StrEnum):
@@ -36,12 +39,13 @@ class Verdict:
 
 
 def decide(evidence: Evidence) -> Verdict:
-    """Stop at any surely broken guardrail or surely worse primary metric or slice; ship what is surely better with every guardrail
+    """Stop at any surely broken guardrail, surely worse primary metric or slice, or surely lower revenue; ship what is surely better with every guardrail
     held; hold everything else. What is not measured is never taken for good."""
     harm, open_points, good = _offline(evidence)
     if evidence.trial is None:
         open_points.append("no experiment was read: offline figures alone do not say what shoppers do")
     else:
+        open_points += _another_ran(str(evidence.candidate["version"]), evidence.trial)
         for found, more in zip((harm, open_points, good), _online(evidence.trial), strict=True):
             found += more
     if harm:
@@ -69,10 +73,49 @@ def _online(trial: Trial) -> Reasons:
         return harm, [trial.readout.reason], good
     open_points += trial.readout.warnings
     _judge_primary(trial, harm, open_points, good)
+    _judge_others(trial, harm, open_points)
     guarded = trial.readout.lifts.filter(arm=trial.arm.name, role="guardrail")
+    # A guardrail is looked at as often as the primary metric: while the experiment runs its fixed bound holds no more than that one's.
+    prefix = "" if trial.is_over else "sequential_"
     for row in guarded.iter_rows(named=True):
-        {"broken": harm, "held": good}.get(str(row["verdict"]), open_points).append(_guardrail(row))
+        verdict, bound = row[f"{prefix}verdict"], row[f"{prefix}bound"]
+        {"broken": harm, "held": good}.get(str(verdict), open_points).append(_guardrail(row, verdict, bound))
     return harm, open_points, good
+
+
+def _another_ran(candidate: str, trial: Trial) -> list[str]:
+    """Why the experiment says nothing of this bundle: its arm was answered by another one."""
+    phase, named = phase_of(candidate), trial.arm.phase
+    served = trial.days.filter(pl.col("arm") == trial.arm.name, pl.col("phase") > 0)["phase"].unique().sort().to_list()
+    if named is not None and named not in (candidate, f"phase{phase}"):
+        by = named
+    elif set(served) - {phase}:
+        by = " and ".join(f"phase {one}" for one in served)
+    else:
+        return []
+    return [
+        f"arm {trial.arm.name} was answered by {by}, not by {candidate} alone: name the bundle that ran (--candidate)"
+    ]
+
+
+def _surely(trial: Trial, lift: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether the arm is surely better, and whether surely worse."""
+    # Arms that are read out while they run are looked at again and again: only sequential intervals hold then.
+    low, high = (lift["low"], lift["high"]) if trial.is_over else (lift["sequential_low"], lift["sequential_high"])
+    return (low > 0, high < 0) if METRICS[lift["metric"]].better == "higher" else (high < 0, low > 0)
+
+
+def _judge_others(trial: Trial, harm: list[str], open_points: list[str]) -> None:
+    """More clicks do not pay for less revenue: what all units bought is judged whatever the primary metric is."""
+    declared = dict.fromkeys((INCREMENTAL, *trial.experiment.metrics))
+    judged = {trial.experiment.primary, *(one.metric for one in trial.experiment.guardrails)}
+    for name in (one for one in declared if one not in judged):
+        lift = trial.lift(name)
+        if lift is not None and _surely(trial, lift)[1]:
+            words = f"{name} ({METRICS[name].meaning}): {_change(lift, is_over=trial.is_over)}"
+            (harm if name == INCREMENTAL else open_points).append(
+                f"{words}: surely worse than {trial.experiment.control}"
+            )
 
 
 def _judge_primary(trial: Trial, harm: list[str], open_points: list[str], good: list[str]) -> None:
@@ -81,9 +124,7 @@ def _judge_primary(trial: Trial, harm: list[str], open_points: list[str], good: 
     if lift is None:
         open_points.append(f"{name}: no data")
         return
-    # Arms that are read out while they run are looked at again and again: only sequential intervals hold then.
-    low, high = (lift["low"], lift["high"]) if trial.is_over else (lift["sequential_low"], lift["sequential_high"])
-    better, worse = (low > 0, high < 0) if METRICS[name].better == "higher" else (high < 0, low > 0)
+    better, worse = _surely(trial, lift)
     words = f"{name} ({METRICS[name].meaning}): {_change(lift, is_over=trial.is_over)}"
     if worse:
         harm.append(f"{words}: surely worse than {trial.experiment.control}")
@@ -103,9 +144,9 @@ def _change(lift: dict[str, Any], *, is_over: bool) -> str:
     return f"{lift['relative']:+.1%} [{low:+.1%}, {high:+.1%}]"
 
 
-def _guardrail(row: dict[str, Any]) -> str:
+def _guardrail(row: dict[str, Any], verdict: str | None, bound: float | None) -> str:
     words = f"guardrail {row['metric']}"
-    if row["status"] != "ok" and row["bound"] is None:
+    if row["status"] != "ok" and bound is None:
         return f"{words}: {row['status']}"
-    margin = f"at most {row['bound']:+.4g} worse, margin {row['margin']:.4g}" if row["bound"] is not None else "open"
-    return f"{words} {row['verdict']}: {margin}"
+    margin = "nothing to compare with" if bound is None else f"at most {bound:+.4g} worse, margin {row['margin']:.4g}"
+    return f"{words} {verdict}: {margin}"

@@ -28,6 +28,8 @@ MISMATCH_P: Final = 0.001
 """Below it the arms' sizes are not those of the plan (sample-ratio mismatch), and nothing is read out."""
 MANY_ARMS_SHARE: Final = 0.01
 """From this share of units that were in several arms on, the readout warns."""
+ROUNDING: Final = 1e-9
+"""A variance of so little, as a share of what it is the difference of, is none."""
 _TWO_SIDED: Final = float(norm.ppf(1 - ALPHA / 2))
 _ONE_SIDED: Final = float(norm.ppf(1 - ALPHA))
 
@@ -57,6 +59,8 @@ LIFTS: Final[dict[str, Any]] = {
     "margin": pl.Float64,
     "bound": pl.Float64,
     "verdict": pl.String,
+    "sequential_bound": pl.Float64,
+    "sequential_verdict": pl.String,
 }
 """Columns of a readout's frame, docs/experiments.md."""
 
@@ -90,8 +94,7 @@ def read_out(experiment: Experiment, units: pl.DataFrame) -> Readout:
         UserError: the frame lacks a column that every frame has, names an arm that the experiment has not, or a unit twice.
     """
     _check(experiment, units)
-    several = units.filter(pl.len().over("unit") > 1)
-    alone = units.join(several, on="unit", how="anti").with_columns(cs.numeric().cast(pl.Float64).fill_null(0))
+    several, alone = units.filter(pl.len().over("unit") > 1), units.filter(pl.len().over("unit") == 1)
     n = units["unit"].n_unique()
     sizes = dict(alone.group_by("arm").len().iter_rows())
     counts = {arm.name: int(sizes.get(arm.name, 0)) for arm in experiment.arms}
@@ -195,23 +198,28 @@ def ratio_of_means(metric: Metric, units: pl.DataFrame) -> tt.RatioOfMeans:
 
 def _lifts(experiment: Experiment, units: pl.DataFrame) -> pl.DataFrame:
     """One row per arm and metric."""
+    # A null in a row is 0, but a column of nothing else was not measured: no latency is not a latency of 0.
+    unmeasured = frozenset(column.name for column in units if column.null_count() == len(column))
+    units = units.with_columns(
+        cs.numeric().cast(pl.Float64).fill_null(0), cs.by_dtype(pl.Null).cast(pl.Float64).fill_null(0)
+    )
     margins = {guardrail.metric: guardrail for guardrail in experiment.guardrails}
     roles: dict[str, Role] = {**dict.fromkeys(experiment.metrics, "secondary"), **dict.fromkeys(margins, "guardrail")}
     roles = {experiment.primary: "primary", **roles, experiment.primary: "primary"}
     rows = []
     for name, role in roles.items():
         key = {"experiment": experiment.name, "metric": name, "role": role}
-        found = _against_control(experiment, METRICS[name], units, margins.get(name))
+        found = _against_control(experiment, METRICS[name], units, margins.get(name), unmeasured)
         rows += [{**key, **row, "p_adjusted": adjusted} for row, adjusted in zip(found, _holm(found), strict=True)]
     return pl.DataFrame(rows, schema=LIFTS)
 
 
 def _against_control(
-    experiment: Experiment, metric: Metric, units: pl.DataFrame, guardrail: Guardrail | None
+    experiment: Experiment, metric: Metric, units: pl.DataFrame, guardrail: Guardrail | None, unmeasured: frozenset[str]
 ) -> list[dict[str, Any]]:
     """The rows of one metric, an arm each: columns of `LIFTS`."""
     arms = [arm.name for arm in experiment.arms if arm.name != experiment.control]
-    absent = [column for column in metric.columns if column not in units]
+    absent = [column for column in metric.columns if column not in units or column in unmeasured]
     if absent:
         return [{"arm": arm, "status": f"no data: {absent[0]} was not recorded"} for arm in arms]
     tested = ratio_of_means(metric, units)
@@ -230,9 +238,12 @@ def _against_control(
                 found = estimate(tested, control, treatment)
                 expected = experiment.expected_units * (split.share(experiment.control) + split.share(arm))
                 rho = tuned_rho(expected, alpha)
-                row |= _figures(found, float(factor(control.count() + treatment.count(), rho, alpha)))
+                sequential = float(factor(control.count() + treatment.count(), rho, alpha))
+                row |= _figures(found, sequential)
                 row["adjusted_by"] = tested.numer_covariate
-                row |= {} if guardrail is None else _held(metric, guardrail, found)
+                if guardrail is not None:
+                    row |= _held(metric, guardrail, found)
+                    row |= _held(metric, guardrail, found, sequential, "sequential_")
             elif guardrail is not None:
                 row |= _none_seen(metric, guardrail, control, treatment)
         rows.append(row)
@@ -246,9 +257,16 @@ def _no_data(metric: Metric, sums: Mapping[str, Aggregates | None]) -> str:
             return f"no data: arm {arm!r} has fewer than two units"
         if metric.denominator is not None and one.mean(metric.denominator) <= 0:
             return f"no data: arm {arm!r} has no {metric.denominator}"
-    if not any(one.ratio_var(metric.numerator, metric.denominator) > 0 for one in sums.values() if one is not None):
+    if not any(_varies(metric, one) for one in sums.values() if one is not None):
         return f"no data: {metric.numerator} does not vary between units"
     return ""
+
+
+def _varies(metric: Metric, one: Aggregates) -> bool:
+    """Whether units differ by more than rounding: where every order is worth the same, revenue per order has a variance of next to nothing."""
+    ratio = one.mean(metric.numerator) / one.mean(metric.denominator)
+    scale = (one.var(metric.numerator) + ratio**2 * one.var(metric.denominator)) / one.mean(metric.denominator) ** 2
+    return bool(one.ratio_var(metric.numerator, metric.denominator) > ROUNDING * scale)
 
 
 def _figures(found: Estimate, sequential: float) -> dict[str, float | None]:
@@ -266,27 +284,42 @@ def _figures(found: Estimate, sequential: float) -> dict[str, float | None]:
     return columns
 
 
-def _held(metric: Metric, guardrail: Guardrail, found: Estimate) -> dict[str, float | str | None]:
-    """How much worse the arm may be, one-sided, and whether that is within the margin (non-inferiority)."""
+def _held(
+    metric: Metric, guardrail: Guardrail, found: Estimate, errors: float = _ONE_SIDED, prefix: str = ""
+) -> dict[str, float | str | None]:
+    """How much worse the arm may be, so many standard errors off, and whether that is within the margin (non-inferiority)."""
     absolute = guardrail.absolute is not None
-    low, high = found.within(_ONE_SIDED) if absolute else found.relative_within(_ONE_SIDED)
+    low, high = found.within(errors) if absolute else found.relative_within(errors)
     margin = guardrail.absolute if absolute else guardrail.relative
     if low is None or high is None or margin is None:
-        return {"margin": margin, "verdict": "open"}
+        return {"margin": margin, f"{prefix}verdict": "open"}
     least, most = (low, high) if metric.better == "lower" else (-high, -low)
     verdict = "held" if most < margin else "broken" if least > margin else "open"
-    return {"margin": margin, "bound": most, "verdict": verdict}
+    return {"margin": margin, f"{prefix}bound": most, f"{prefix}verdict": verdict}
 
 
 def _none_seen(
     metric: Metric, guardrail: Guardrail, control: Aggregates, treatment: Aggregates
 ) -> dict[str, float | str | None]:
-    """Where neither arm has a single event: below 3 / n with 95% confidence (rule of three), against an absolute margin."""
-    if guardrail.absolute is None or control.mean(metric.numerator) != 0 or treatment.mean(metric.numerator) != 0:
-        return {"margin": guardrail.absolute or guardrail.relative, "verdict": "open"}
-    of = treatment.count() * treatment.mean(metric.denominator)
-    bound = 3 / of if of > 0 else math.inf
-    return {"margin": guardrail.absolute, "bound": bound, "verdict": "held" if bound < guardrail.absolute else "open"}
+    """Where neither arm has a single event: below 3 / n with 95% confidence (rule of three), against an absolute margin.
+
+    Only where the metric is a share of what it counts, and the less the better. It holds at any number of looks: n tries without an
+    event stay without one.
+    """
+    margin = guardrail.relative if guardrail.absolute is None else guardrail.absolute
+    seen = any(one.mean(metric.numerator) != 0 for one in (control, treatment))
+    tries = treatment.count() * treatment.mean(metric.denominator)
+    if guardrail.absolute is None or not metric.is_share or seen or tries <= 0:
+        return {"margin": margin, "verdict": "open", "sequential_verdict": "open"}
+    bound = 3 / tries
+    verdict = "held" if bound < guardrail.absolute else "open"
+    return {
+        "margin": margin,
+        "bound": bound,
+        "verdict": verdict,
+        "sequential_bound": bound,
+        "sequential_verdict": verdict,
+    }
 
 
 def _holm(rows: list[dict[str, Any]]) -> list[float | None]:

@@ -149,12 +149,16 @@ def _decide_slices(candidate: Mapping[str, Any], champion: Mapping[str, Any], to
     slices = list(_shared_slices(candidate, champion))
     if not slices:
         return Decision(notes=("one of the two was not evaluated: there are no slices to compare",))
+    missing = tuple(
+        f"{window}, {name} was not measured of the candidate" for window, name in _missing_slices(candidate, champion)
+    )
     worse = [one for one in slices if one.candidate < one.champion * (1.0 - tolerance)]
     return Decision(
         refusals=tuple(one.in_words() for one in worse if not one.doubt),
         notes=(
             f"{len(slices)} slices compared with {champion['version']}, tolerance {tolerance:.0%}",
             *(f"{one.in_words()}: {one.doubt}" for one in worse if one.doubt),
+            *missing,
         ),
     )
 
@@ -192,9 +196,18 @@ def _shared_slices(candidate: Mapping[str, Any], champion: Mapping[str, Any]) ->
     intervals = champion.get("intervals", {})
     for window, figures in theirs.items():
         for name, value in figures.items():
-            if name in ours.get(window, {}):
+            if value is not None and ours.get(window, {}).get(name) is not None:
                 low, _ = intervals.get(window, {}).get(name, (None, None))
                 yield _Slice(window, name, ours[window][name], value, low)
+
+
+def _missing_slices(candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Windows and slices of which only the champion has a figure."""
+    ours = candidate.get("metrics", {})
+    for window, figures in champion.get("metrics", {}).items():
+        for name, value in figures.items():
+            if value is not None and ours.get(window, {}).get(name) is None:
+                yield window, name
 
 
 def _decide_evidence(

@@ -18,6 +18,8 @@ class Metric:
     covariate: str | None = None
     """Column of the pre-period that CUPED adjusts by; None for no adjustment."""
     covariate_denominator: str | None = None
+    is_share: bool = False
+    """Whether the numerator counts some of what the denominator counts, so that it lies between 0 and 1."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -52,8 +54,8 @@ METRICS: Final[dict[str, Metric]] = {
             "total_revenue_cents",
         ),
         _adjusted("order_value", "revenue of an order, in cents", "revenue_cents", "orders"),
-        Metric("returns", "returned orders per order", "returns", "orders", "lower"),
+        Metric("returns", "returned orders per order", "returns", "orders", "lower", is_share=True),
         Metric("latency", "milliseconds per answer", "latency_ms", "answers", "lower"),
-        Metric("errors", "failed or degraded answers per answer", "errors", "answers", "lower"),
+        Metric("errors", "failed or degraded answers per answer", "errors", "answers", "lower", is_share=True),
     )
 }

@@ -63,6 +63,21 @@ def as_log(frame: pl.DataFrame) -> Log:
     )
 
 
+def answered(frame: pl.DataFrame, *answers: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+    """The rows of requests that all of `answers` have: of a request that could not be asked again nothing is known, which is not that it
+    would have been answered with other items.
+
+    Raises:
+        UserError: none is left.
+    """
+    known = set(frame["request_id"]).intersection(*answers)
+    if not known:
+        raise UserError(
+            "none of the random answers of the log can be asked again: their questions are not in the database"
+        )
+    return frame.filter(pl.col("request_id").is_in(list(known)))
+
+
 def as_target(frame: pl.DataFrame, answers: Mapping[str, Sequence[str]]) -> Target:
     """The policy that gives `answers`, item ids by request, at the rows of the log: it shows the logged item there, or it does not."""
     pairs = zip(frame["request_id"], frame["position"], frame["item_id"], strict=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from functools import cached_property
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.ranking import PURCHASE, History, ItemArray, Query, Ranking
+from recsys.ranking import PURCHASE, History, ItemArray, Mask, Query, Ranking
 
 NEVER: Final = 1_000.0
 """Days since what never happened."""
@@ -33,7 +34,7 @@ STRETCH: Final = 2.0 * NEVER
 Columns = dict[str, NDArray[np.float32]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ItemFacts:
     """What is known of items, whoever asks."""
 
@@ -48,30 +49,70 @@ class ItemFacts:
     log_price: NDArray[np.float32]
     """`(n_items,)` float32, NaN where unknown."""
 
+    @cached_property
+    def members(self) -> NDArray[np.int64]:
+        """`(n_items, len(group_names))` int64: the groups of each item, those of all kinds numbered one after the other.
+
+        The unknown code, -1, is a group of its own, the last of its kind.
+        """
+        sizes = self.groups.max(axis=1, initial=-1).astype(np.int64) + 2
+        starts = np.cumsum(sizes) - sizes
+        return np.ascontiguousarray((self.groups % sizes[:, None] + starts[:, None]).T)
+
+    @cached_property
+    def n_groups(self) -> int:
+        """Of all kinds together."""
+        return int((self.groups.max(axis=1, initial=-1).astype(np.int64) + 2).sum())
+
 
 @dataclass(frozen=True, slots=True)
 class Purchases:
     """What a shopper bought."""
 
     events: History
+    """Oldest first, as every history."""
+    order: NDArray[np.intp]
+    """`(len(events),)`: places in `events` by item, the latest first within each."""
     items: ItemArray
     """`(n,)` int32: the different ones, ascending."""
-    first_ages: NDArray[np.float32]
-    """`(n,)` float32: days since each was bought first."""
+    counts: NDArray[np.intp]
+    """`(n,)`: how often each was bought."""
     trips: NDArray[np.float32]
     """Ages in whole days, ascending, of the days on which anything was bought."""
+    recent_trips: int
+    """Trips within the longest of `WINDOWS`, at least 1."""
+    decays: tuple[NDArray[np.float32], ...]
+    """For each of `HALF_LIVES` what is left of each event, `(len(events),)` float32."""
 
     @classmethod
     def of(cls, history: History) -> Self:
         """Those of a history."""
         bought = history.of_type(PURCHASE)
-        # Histories stand oldest first, and so does the index of each item's first place.
-        items, first = np.unique(bought.items, return_index=True)
-        return cls(bought, items, bought.age_days[first], np.unique(np.floor(bought.age_days)))
+        n, ages = len(bought), bought.age_days
+        if (ages[1:] > ages[:-1]).any():  # what was imported late stands behind what it was before
+            in_time = np.argsort(-ages, kind="stable")
+            bought = History(bought.items[in_time], bought.event_types[in_time], ages[in_time])
+            ages = bought.age_days
+        order = n - 1 - np.argsort(bought.items[::-1], kind="stable")
+        ordered = bought.items[order]
+        starts = np.flatnonzero(_begins(ordered))
+        days = np.floor(ages[::-1])
+        trips = days[_begins(days)]
+        recent = max(1, int((trips <= WINDOWS[-1]).sum()))
+        decays = tuple(np.exp2(-ages / half) for half in HALF_LIVES)
+        return cls(bought, order, ordered[starts], np.diff(starts, append=n), trips, recent, decays)
 
-    def recent_trips(self) -> int:
-        """Trips within the longest of `WINDOWS`, at least 1."""
-        return max(1, int((self.trips <= WINDOWS[-1]).sum()))
+    @property
+    def first_ages(self) -> NDArray[np.float32]:
+        """`(n,)` float32: days since each of `items` was bought first."""
+        return self.events.age_days[self.order[np.cumsum(self.counts) - 1]]
+
+
+def _begins(ordered: NDArray[Any]) -> Mask:
+    """`(n,)`: where another value begins in `ordered` `(n,)`, whose equal values stand side by side."""
+    begins = np.ones(len(ordered), dtype=np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
+    return begins
 
 
 def describe(query: Query, candidates: ItemArray, answers: Sequence[tuple[str, Ranking]], facts: ItemFacts) -> Columns:
@@ -84,9 +125,7 @@ def describe(query: Query, candidates: ItemArray, answers: Sequence[tuple[str, R
     columns |= _own(bought, candidates)
     known = facts.values[candidates].T
     columns |= {f"item_{name}": known[place] for place, name in enumerate(facts.names)}
-    for name, codes, shares in zip(facts.group_names, facts.groups, facts.shares, strict=True):
-        columns |= _group(name, codes, bought, candidates)
-        columns |= _within_group(name, codes, shares, bought.events, columns, candidates)
+    columns |= _groups(facts, bought, columns, candidates)
     columns |= _price(facts.log_price, bought.events, candidates)
     columns |= _looked_at(query, candidates)
     shopper = _shopper(query.history, bought)
@@ -111,14 +150,11 @@ def _sources(candidates: ItemArray, answers: Sequence[tuple[str, Ranking]]) -> C
 
 def _own(bought: Purchases, candidates: ItemArray) -> Columns:
     """Own purchases of the candidate itself."""
-    events, items = bought.events, bought.items
+    items, counts = bought.items, bought.counts
     n = len(items)
     # Latest first within each item.
-    order = np.lexsort((events.age_days, events.items))
-    ages, which = events.age_days[order], items.searchsorted(events.items[order])
-    starts = np.searchsorted(which, np.arange(n))
-    counts = np.diff(starts, append=len(which))
-    first = bought.first_ages
+    ages, which = bought.events.age_days[bought.order], np.repeat(np.arange(n), counts)
+    starts, first = np.cumsum(counts) - counts, bought.first_ages
     values: dict[str, NDArray[np.floating] | NDArray[np.integer]] = {"own_n": counts}
     for nth in range(3):
         past = np.full(n, NEVER)
@@ -129,67 +165,73 @@ def _own(bought: Purchases, candidates: ItemArray) -> Columns:
     values |= {"own_first_age": first, "own_gap": gap, "own_due": last / np.maximum(gap, 1.0)}
     values["own_last_gap"] = np.where(counts > 1, values["own_age_2"] - last, NEVER)
     values |= {f"own_n_{days:g}": np.bincount(which, ages <= days, minlength=n) for days in WINDOWS}
-    values |= {f"own_recent_{days:g}": np.bincount(which, np.exp2(-ages / days), minlength=n) for days in HALF_LIVES}
+    for half, decay in zip(HALF_LIVES, bought.decays, strict=True):
+        values[f"own_recent_{half:g}"] = np.bincount(which, decay[bought.order], minlength=n)
     values["own_rate"] = counts / np.maximum(first, MIN_OBSERVED_DAYS)
     values["own_trips_since"] = np.searchsorted(bought.trips, last)
-    values["own_per_trip"] = values[f"own_n_{WINDOWS[-1]:g}"] / bought.recent_trips()
+    values["own_per_trip"] = values[f"own_n_{WINDOWS[-1]:g}"] / bought.recent_trips
     found = items.searchsorted(candidates)
     known = np.flatnonzero(items[np.minimum(found, n - 1)] == candidates) if n else np.empty(0, dtype=np.intp)
+    own = found[known]
     columns: Columns = {}
     for name, column in values.items():
         is_past = name in ("own_first_age", "own_gap", "own_last_gap", "own_due") or name.startswith("own_age")
         columns[name] = np.full(len(candidates), NEVER if is_past else 0.0, dtype=np.float32)
-        columns[name][known] = column[found[known]]
+        columns[name][known] = column[own]
     return columns
 
 
-def _group(name: str, codes: NDArray[np.int32], bought: Purchases, candidates: ItemArray) -> Columns:
-    """Own purchases of the candidate's category or brand. The unknown code, -1, is a group of its own, the last."""
-    n, ages = int(codes.max(initial=-1)) + 2, bought.events.age_days
-    history, different, asked = codes[bought.events.items] % n, codes[bought.items] % n, codes[candidates] % n
+def _groups(facts: ItemFacts, bought: Purchases, columns: Columns, candidates: ItemArray) -> Columns:
+    """Own purchases of the candidate's category and brand, and the candidate among what could stand in for it: its share of the
+    shopper's purchases of the group, how many of those are later than the last of its own (all where it has none), and how many of
+    the recent ones would be its, bought as others buy. All kinds of groups at once: a candidate has a row for each."""
+    n, kinds = facts.n_groups, len(facts.group_names)
+    ages = np.repeat(bought.events.age_days, kinds)
+    history, different, asked = (
+        facts.members[items].ravel() for items in (bought.events.items, bought.items, candidates)
+    )
     first, last = np.zeros(n, dtype=np.float32), np.full(n, NEVER, dtype=np.float32)
-    np.maximum.at(first, history, ages)
-    np.minimum.at(last, history, ages)
+    # From the oldest: of several values for one group the last stays.
+    last[history] = np.minimum(ages, np.float32(NEVER))
+    first[history[::-1]] = ages[::-1]
+    line = np.sort(_on_line(history, ages))
     # Of purchases on one day, a trip, each group counts once.
-    group, day = np.divmod(np.unique(np.floor(_on_line(history, ages))), STRETCH)
+    floors = np.floor(line)
+    group, day = np.divmod(floors[_begins(floors)], STRETCH)
     group = group.astype(np.int64)
-    days = np.bincount(group, minlength=n)
-    gap = np.where(days > 1, (first - last) / np.maximum(days - 1, 1), NEVER)
+    days = np.bincount(group, minlength=n)[asked]
+    last = last[asked]
+    gap = np.where(days > 1, (first[asked] - last) / np.maximum(days - 1, 1), NEVER)
+    tried = np.exp2(-bought.first_ages / TRIED_HALF_LIFE)
     values: dict[str, NDArray[np.floating] | NDArray[np.integer]] = {
         "age": last,
         "gap": gap,
         "due": last / np.maximum(gap, 1.0),
-        "per_trip": np.bincount(group, day <= WINDOWS[-1], minlength=n) / bought.recent_trips(),
-        "items": np.bincount(different, minlength=n),
-        "tried": np.bincount(different, np.exp2(-bought.first_ages / TRIED_HALF_LIFE), minlength=n),
+        "per_trip": (np.bincount(group, day <= WINDOWS[-1], minlength=n) / bought.recent_trips)[asked],
+        "items": np.bincount(different, minlength=n)[asked],
+        "tried": np.bincount(different, np.repeat(tried, kinds), minlength=n)[asked],
     }
-    values |= {f"recent_{half:g}": np.bincount(history, np.exp2(-ages / half), minlength=n) for half in HALF_LIVES}
-    return {f"{name}_{what}": value[asked].astype(np.float32) for what, value in values.items()}
-
-
-def _within_group(
-    name: str,
-    codes: NDArray[np.int32],
-    shares: NDArray[np.float32],
-    bought: History,
-    columns: Columns,
-    candidates: ItemArray,
-) -> Columns:
-    """The candidate among what could stand in for it: its share of the shopper's purchases of the group, how many of those
-    are later than the last of its own (all where it has none), and how many of the recent ones would be its, bought as others buy."""
-    recent, lasting = (f"recent_{days:g}" for days in HALF_LIVES)
-    n = int(codes.max(initial=-1)) + 2
-    line, asked = np.sort(_on_line(codes[bought.items] % n, bought.age_days)), codes[candidates] % n
-    since = line.searchsorted(_on_line(asked, columns["own_age_1"])) - line.searchsorted(asked * STRETCH)
-    share = columns[f"own_{lasting}"] / np.maximum(columns[f"{name}_{lasting}"], TINY)
+    recents = [f"recent_{half:g}" for half in HALF_LIVES]
+    for name, decay in zip(recents, bought.decays, strict=True):
+        values[name] = np.bincount(history, np.repeat(decay, kinds), minlength=n)[asked]
+    single: Columns = {name: value.astype(np.float32) for name, value in values.items()}
+    since = np.bincount(history[ages < NEVER], minlength=n)[asked]
+    own = np.flatnonzero(np.repeat(columns["own_age_1"] < NEVER, kinds))
+    begins = np.cumsum(np.bincount(history, minlength=n)) - np.bincount(history, minlength=n)
+    since[own] = line.searchsorted(_on_line(asked[own], columns["own_age_1"][own // kinds])) - begins[asked[own]]
+    recent, lasting = recents
+    share = np.repeat(columns[f"own_{lasting}"], kinds) / np.maximum(single[lasting], TINY)
+    single["own_share"] = share.astype(np.float32)
+    single["since_own"] = since.astype(np.float32)
+    single["expected"] = single[recent] * facts.shares[:, candidates].T.ravel()
     return {
-        f"{name}_own_share": share.astype(np.float32),
-        f"{name}_since_own": since.astype(np.float32),
-        f"{name}_expected": columns[f"{name}_{recent}"] * shares[candidates],
+        f"{kind}_{name}": value[place::kinds]
+        for place, kind in enumerate(facts.group_names)
+        for name, value in single.items()
     }
 
 
-def _on_line(groups: NDArray[np.int32], age_days: NDArray[np.float32]) -> NDArray[np.float64]:
+def _on_line(groups: NDArray[np.int64], age_days: NDArray[np.float32]) -> NDArray[np.float64]:
     """`(n,)` places on the line of `STRETCH`es; what is older than `NEVER` is as old as that."""
     return np.asarray(groups * STRETCH + np.minimum(age_days, NEVER), dtype=np.float64)
 
@@ -213,7 +255,10 @@ def _looked_at(query: Query, candidates: ItemArray) -> Columns:
         named = candidates[place] == items
         np.minimum.at(last, place[named], ages[named])
         np.add.at(count, place[named], 1.0)
-    session = np.isin(candidates, query.session_items).astype(np.float32)
+    session = np.zeros(len(candidates), dtype=np.float32)
+    if len(query.session_items) and len(candidates):
+        place = np.minimum(candidates.searchsorted(query.session_items), len(candidates) - 1)
+        session[place[candidates[place] == query.session_items]] = 1.0
     return {"looked_age": last, "looked_n": count, "in_session": session}
 
 

@@ -216,6 +216,16 @@ def test_who_clicks_nearly_everything_is_no_unit(tmp_path: Path) -> None:
     assert units["unit"].to_list() == ["user:ann"]
 
 
+def test_what_is_bought_when_an_experiment_is_over_is_none_of_its_revenue(tmp_path: Path) -> None:
+    until_midnight = 11 * 60 + 59
+    events = [
+        event("within", until_midnight, "purchase", "oil", order_id="o5", price_cents=100),
+        event("after", until_midnight + 2, "purchase", "oil", order_id="o6", price_cents=900),
+    ]
+    units = built(tmp_path, [exposure("r1", 0, "tea", arm="one")], [render("r1")], events)["experiment_units"]
+    assert units.select("total_orders", "total_revenue_cents").rows() == [(1, 100)]
+
+
 def test_an_item_seen_three_times_and_never_touched_is_an_ignored_repeat(tmp_path: Path) -> None:
     shown = [exposure(f"r{n}", n, "tea", "jam") for n in range(5)]
     touched = event("click", 2.5, "click", "jam")

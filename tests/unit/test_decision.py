@@ -15,7 +15,7 @@ from recsys.bundle import FORMAT
 from recsys.decision.evidence import Evidence, ReportError, gather
 from recsys.decision.page import as_html, as_json, write_report
 from recsys.decision.verdict import Call, decide
-from recsys.experiments.plan import Arm, Experiment, LayerSpec, Plan
+from recsys.experiments.plan import Arm, Experiment, Guardrail, LayerSpec, Plan
 from recsys.experiments.roi import read_experiment
 from recsys.tables import EXPERIMENT_UNITS, SURFACE_DAYS
 
@@ -23,9 +23,17 @@ START = datetime(2026, 11, 1, tzinfo=UTC)
 OLD, NEW = "20261101T000000-phase1-00000000", "20261102T000000-phase2-11111111"
 
 
-def plan(stop: datetime | None = START + timedelta(days=14)) -> Plan:
+def plan(stop: datetime | None = START + timedelta(days=14), guardrail: float = 0.001) -> Plan:
     arms = (Arm(name="one", share=0.5, phase="phase1"), Arm(name="two", share=0.5, phase="phase2"))
-    one = Experiment(name="phases", layer="l", arms=arms, control="one", start=START, stop=stop)
+    one = Experiment(
+        name="phases",
+        layer="l",
+        arms=arms,
+        control="one",
+        start=START,
+        stop=stop,
+        guardrails=(Guardrail(metric="errors", absolute=guardrail),),
+    )
     return Plan((one,), {"l": LayerSpec()})
 
 
@@ -134,6 +142,82 @@ def test_an_experiment_that_still_runs_is_judged_by_intervals_for_any_number_of_
     lift = running.trial.lift("ctr")
     assert lift is not None and lift["low"] > 0 > lift["sequential_low"]
     assert (decide(over).call, decide(running).call) == (Call.SHIP, Call.HOLD)
+
+
+def test_tables_that_end_before_the_stop_are_a_look_like_any_other(tmp_path: Path) -> None:
+    folder = shop(tmp_path, units(0.055, seed=3))
+    path = folder / "tables" / f"{SURFACE_DAYS.name}.parquet"
+    pl.read_parquet(path).with_columns(pl.col("day").dt.offset_by("-1d")).write_parquet(path)
+    found = gather(folder, plan=plan(), now=START + timedelta(days=15))
+    assert found.trial is not None and not found.trial.is_over
+    assert decide(found).call is Call.HOLD
+
+
+def test_more_clicks_do_not_pay_for_less_revenue(tmp_path: Path) -> None:
+    lost = (
+        pl.when(pl.col("arm") == "two")
+        .then(pl.col("total_revenue_cents") * 0.5)
+        .otherwise(pl.col("total_revenue_cents"))
+    )
+    verdict = decide(evidence(tmp_path, units(0.2).with_columns(total_revenue_cents=lost)))
+    assert verdict.call is Call.STOP
+    assert "total_revenue_per_unit" in verdict.reasons[0], verdict.reasons
+
+
+def test_a_guardrail_too_is_judged_for_any_number_of_looks_while_the_experiment_runs(tmp_path: Path) -> None:
+    frame = units(0.4, slower_ms=0.0)
+    # Errors in two answers of a thousand in both arms: within the margin at one look, not at any number of looks.
+    errors = np.random.default_rng(3).binomial(2, 0.002, len(frame)).astype(float)
+    frame = frame.with_columns(errors=errors)
+    over = evidence(tmp_path / "over", frame, plan=plan(guardrail=0.0018))
+    running = evidence(tmp_path / "running", frame, plan=plan(stop=None, guardrail=0.0018))
+    assert (decide(over).call, decide(running).call) == (Call.SHIP, Call.HOLD), decide(running).reasons
+    assert any(reason.startswith("guardrail errors open") for reason in decide(running).reasons)
+
+
+@pytest.mark.parametrize("column", ["latency_ms", "errors", "returns"])
+def test_a_guardrail_that_was_not_measured_ships_nothing(tmp_path: Path, column: str) -> None:
+    frame = units(0.2).with_columns(pl.lit(None, dtype=pl.Float64).alias(column))
+    verdict = decide(evidence(tmp_path, frame))
+    assert verdict.call is Call.HOLD
+    assert any(f"{column} was not recorded" in reason for reason in verdict.reasons), verdict.reasons
+
+
+@pytest.mark.parametrize(("phase", "candidate"), [(3, None), (None, OLD)], ids=["the log", "the plan"])
+def test_an_experiment_ships_only_the_bundle_that_ran_in_it(
+    tmp_path: Path, phase: int | None, candidate: str | None
+) -> None:
+    folder = shop(tmp_path, units(0.2))
+    if phase is not None:
+        path = folder / "tables" / f"{SURFACE_DAYS.name}.parquet"
+        pl.read_parquet(path).with_columns(phase=pl.lit(phase)).write_parquet(path)
+    verdict = decide(gather(folder, plan=plan(), candidate=candidate, now=START + timedelta(days=15)))
+    assert verdict.call is Call.HOLD
+    assert any("name the bundle that ran" in reason for reason in verdict.reasons), verdict.reasons
+
+
+def test_bundles_without_an_evaluation_are_reported_too(tmp_path: Path) -> None:
+    folder = shop(tmp_path, units(0.2))
+    for version in (OLD, NEW):
+        path = folder / "bundles" / version / "manifest.json"
+        manifest = orjson.loads(path.read_bytes())
+        del manifest["metrics"]
+        path.write_bytes(orjson.dumps(manifest))
+    found = gather(folder, plan=plan(), now=START + timedelta(days=15))
+    assert len(found.slices) == 0 and as_html(found, decide(found))
+
+
+def test_a_slice_that_only_the_champion_has_is_on_the_page(tmp_path: Path) -> None:
+    folder = shop(tmp_path, units(0.2))
+    path = folder / "bundles" / NEW / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"all purchases":0.42,', b""))
+    assert gather(folder).slices["slice"].to_list() == ["<new>", "all purchases"]
+    assert any("all purchases was not measured" in note for note in gather(folder).gate.notes)
+
+
+def test_costs_in_another_currency_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="costs are in USD, the shop's revenue in EUR"):
+        evidence(tmp_path, units(0.2), costs={**COSTS, "currency": "USD"})
 
 
 def test_money_is_the_difference_of_all_revenue_times_all_units(tmp_path: Path) -> None:

@@ -273,3 +273,28 @@ def test_an_estimate_keeps_nothing_back() -> None:
     sums = read_aggregates(units, "arm", **metric.aggr_cols._asdict())
     found = estimate(metric, sums["a"], sums["b"])
     assert found.within(1.959964) == pytest.approx(metric.analyze_aggregates(sums["a"], sums["b"])[3:5], rel=1e-6)
+
+
+def test_a_metric_that_is_the_same_for_all_but_rounding_has_no_data() -> None:
+    # Every order is worth 9.99: revenue per order varies by rounding only, of which no interval can be made.
+    units = drawn().with_columns(
+        orders=pl.col("clicks"), revenue_cents=pl.col("clicks") * 9.99, answers=1.0, latency_ms=0.1
+    )
+    found = row(read_out(experiment(metrics=("order_value", "latency")), units), "order_value")
+    assert found["status"].startswith("no data: revenue_cents does not vary")
+
+
+def test_no_event_at_all_bounds_shares_only() -> None:
+    # Three in as many tries bounds a share of errors, not a mean of milliseconds or cents.
+    units = drawn().with_columns(errors=0.0, answers=10.0, latency_ms=0.0, revenue_cents=0.0)
+    margins = {"errors": 0.001, "latency": 20.0, "revenue_per_unit": 5.0}
+    guarded = experiment(guardrails=tuple(Guardrail(metric=name, absolute=value) for name, value in margins.items()))
+    verdicts = {name: row(read_out(guarded, units), name)["verdict"] for name in margins}
+    assert verdicts == {"errors": "held", "latency": "open", "revenue_per_unit": "open"}
+
+
+def test_a_column_of_nulls_was_not_measured() -> None:
+    units = drawn().with_columns(answers=10.0, latency_ms=pl.lit(None, dtype=pl.Float64))
+    guarded = experiment(guardrails=(Guardrail(metric="latency", absolute=20.0),))
+    found = row(read_out(guarded, units), "latency")
+    assert (found["status"], found["verdict"]) == ("no data: latency_ms was not recorded", None)

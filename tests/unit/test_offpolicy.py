@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from recsys.errors import UserError
 from recsys.experiments.offpolicy import (
     Log,
     OffPolicyError,
@@ -29,6 +31,7 @@ from recsys.experiments.offpolicy import (
     snips,
     weights,
 )
+from recsys.experiments.random_log import answered, as_log, as_target
 
 Z = 1.959964
 
@@ -285,3 +288,24 @@ def test_few_rewards_are_weak_evidence() -> None:
     reward[:4] = 1.0
     found = overlap(replace(log, reward=reward), Target.from_table(log, ASKED))
     assert found.trust is Trust.WEAK and "have a reward" in found.reasons[0]
+
+
+def test_what_cannot_be_asked_again_is_left_out_of_a_comparison() -> None:
+    frame = pl.DataFrame(
+        {
+            "request_id": ["r1", "r1", "r2", "r3"],
+            "position": [1, 2, 1, 1],
+            "item_id": ["a", "b", "a", "a"],
+            "propensity": [0.1] * 4,
+            "unit": ["u", "u", "v", "w"],
+            "clicked": [1.0, 0.0, 0.0, 1.0],
+        }
+    )
+    ours, theirs = {"r1": ["a", "c"], "r2": []}, {"r1": ["b"], "r2": ["a"], "r3": ["a"]}
+    kept = answered(frame, ours, theirs)
+    assert kept["request_id"].to_list() == ["r1", "r1", "r2"]  # r2 is answered, with nothing; r3 is not known
+    assert as_target(kept, ours).probability.tolist() == [1, 0, 0]
+    assert as_target(kept, theirs).probability.tolist() == [0, 0, 1]
+    assert as_log(kept).reward.tolist() == [1, 0, 0]
+    with pytest.raises(UserError, match="can be asked again"):
+        answered(frame, {}, theirs)

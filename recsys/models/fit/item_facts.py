@@ -21,7 +21,7 @@ SHARE_PRIOR: Final = 1.0
 def fit_facts(dataset: Dataset, at: int) -> ItemFacts:
     """`dataset` lies before `at`, Unix second."""
     demand = {half_life: item_scores(dataset, at, half_life) for half_life in DEMAND_HALF_LIVES}
-    price = dataset.catalogue.price_cents.astype(np.float64)
+    price = dataset.prices_at(at).astype(np.float64)
     log_price = np.log(np.where(price > 0, price, np.nan)).astype(np.float32)
     columns = {f"demand_{half_life:g}": np.log1p(scores) for half_life, scores in demand.items()}
     columns["trend"] = _trend(demand[3.0], demand[90.0])
