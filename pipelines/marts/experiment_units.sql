@@ -37,7 +37,8 @@ answered AS (
         arm,
         COUNT(*) AS answers,
         SUM(CASE WHEN degraded THEN 1 ELSE 0 END) AS errors,
-        SUM(1000 * seconds) AS latency_ms
+        -- An answer whose time is unknown took as long as the others of the unit.
+        1000 * AVG(seconds) * COUNT(*) AS latency_ms
     FROM asked
     GROUP BY experiment, unit, arm
 ),

@@ -190,6 +190,7 @@ def roi(
     from recsys.experiments.roi_printing import as_json as to_json
     from recsys.experiments.roi_printing import print_roi
 
+    measured = None if experiment is None else read_experiment(experiment)
     figures = {"incremental_share": incremental_share, "incremental_per_year": incremental, "margin": margin}
     given: dict[str, Any] = {name: parse_figure(text) for name, text in figures.items() if text is not None}
     team = {"count": engineers, "months": months, "per_month": rate}
@@ -198,7 +199,8 @@ def roi(
         "infrastructure_per_year": infrastructure,
         "accuracy": accuracy,
         "years": years,
-        "incremental_per_year": None if experiment is None else read_experiment(experiment),
+        "incremental_per_year": None if measured is None else measured.per_year,
+        "currency": None if measured is None else measured.currency,
         "people": None
         if engineers is None and months is None
         else [{"role": "engineers"} | {name: value for name, value in team.items() if value is not None}],

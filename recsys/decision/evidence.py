@@ -179,7 +179,12 @@ def _trial(tables: Path, experiment: Experiment, arm: str | None, now: datetime)
         }
     )
     readout = read_out(read, units)
-    is_over = experiment.stop is not None and experiment.stop <= now and _holds_until(every_day, experiment.stop)
+    is_over = (
+        experiment.stop is not None
+        and experiment.ended is None
+        and experiment.stop <= now
+        and _holds_until(every_day, experiment.stop)
+    )
     return Trial(experiment, others[arm], readout, is_over, days, _period_days(units, days))
 
 

@@ -104,7 +104,11 @@ class Experiment(_Strict):
     arms: tuple[Arm, ...]
     control: Name = Field(description="The arm that the others are compared with.")
     start: Moment
-    stop: Moment | None = Field(default=None, description="Not given: until the file says so.")
+    stop: Moment | None = Field(default=None, description="The planned end. Not given: until the file says so.")
+    ended: Moment | None = Field(
+        default=None,
+        description="Stopped before the planned end: from then on nobody is in it; it stays judged as one that runs.",
+    )
     buckets: tuple[int, int] = Field(default=(0, BUCKETS), description="Of the layer, from and until before.")
     salt: Name | None = Field(default=None, description="Not given: the experiment's name.")
     surfaces: Surfaces = EVERYWHERE
@@ -137,6 +141,8 @@ class Experiment(_Strict):
             )
         if self.stop is not None and self.stop <= self.start:
             raise ValueError("stop: is not after start: no moment is left to run")
+        if self.ended is not None and self.ended < self.start:
+            raise ValueError("ended: is before start: leave it out, and give a start that is still to come")
         first, end = self.buckets
         if not 0 <= first < end <= BUCKETS:
             raise ValueError(f"buckets: give [from, until] with 0 <= from < until <= {BUCKETS}")
@@ -159,11 +165,17 @@ class Experiment(_Strict):
 
     def runs(self, at: datetime) -> bool:
         """Whether it has started and not stopped."""
-        return self.start <= at and (self.stop is None or at < self.stop)
+        return self.start <= at and (self.end is None or at < self.end)
+
+    @property
+    def end(self) -> datetime | None:
+        """From when on nobody is in it, as far as that is known."""
+        known = [moment for moment in (self.stop, self.ended) if moment is not None]
+        return min(known, default=None)
 
     def meets(self, other: Experiment) -> bool:
         """Whether there is a moment at which both run."""
-        return (other.stop is None or self.start < other.stop) and (self.stop is None or other.start < self.stop)
+        return (other.end is None or self.start < other.end) and (self.end is None or other.start < self.end)
 
 
 class LayerSpec(_Strict):

@@ -26,7 +26,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     for one in plan.experiments:
         surfaces = "all" if len(one.surfaces) == len(Surface) else ", ".join(one.surfaces)
         of_layer = f"{one.buckets[0]:,} to {one.buckets[1]:,}"
-        times = (f"{moment:%Y-%m-%d %H:%M}" if moment else "–" for moment in (one.start, one.stop))
+        times = (f"{moment:%Y-%m-%d %H:%M}" if moment else "–" for moment in (one.start, one.end))
         table.add_row(
             one.name, one.layer, of_layer, plan.layers[one.layer].unit, surfaces, *times, one.control, one.primary
         )

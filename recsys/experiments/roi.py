@@ -288,18 +288,24 @@ class Experiment(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     incremental_revenue: FigureInput
-    """Of the whole shop in the period, against the control arm."""
+    """Of all units in the period, against the control arm."""
     period_days: float = Field(gt=0)
+    currency: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
+
+    @property
+    def per_year(self) -> Figure:
+        """Incremental revenue a year, if the year is as the experiment's period was."""
+        return self.incremental_revenue.scaled(DAYS_PER_YEAR / self.period_days)
 
 
-def read_experiment(path: Path) -> Figure:
-    """Incremental revenue a year, if the year is as the experiment's period was.
+def read_experiment(path: Path) -> Experiment:
+    """What an experiment's result says of money, such as the JSON of `recsys report`.
 
     Raises:
         ROIError: the file is missing, no JSON, or lacks a figure.
     """
     try:
-        found = Experiment.model_validate(orjson.loads(path.read_bytes()))
+        return Experiment.model_validate(orjson.loads(path.read_bytes()))
     except OSError as error:
         raise ROIError(f"{path} cannot be read ({error.strerror})") from error
     except orjson.JSONDecodeError as error:
@@ -307,7 +313,6 @@ def read_experiment(path: Path) -> Figure:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
         raise ROIError(f"{path} is no experiment's result (docs/roi.md): {problems}") from error
-    return found.incremental_revenue.scaled(DAYS_PER_YEAR / found.period_days)
 
 
 def parse_figure(text: str) -> list[float] | float:

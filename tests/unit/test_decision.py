@@ -220,6 +220,15 @@ def test_costs_in_another_currency_are_refused(tmp_path: Path) -> None:
         evidence(tmp_path, units(0.2), costs={**COSTS, "currency": "USD"})
 
 
+def test_an_experiment_that_was_ended_early_is_judged_as_one_that_runs(tmp_path: Path) -> None:
+    ended = plan()
+    (one,) = ended.experiments
+    early = Plan((one.model_copy(update={"ended": START + timedelta(days=10)}),), ended.layers)
+    found = evidence(tmp_path, units(0.055, seed=3), plan=early)
+    assert found.trial is not None and not found.trial.is_over
+    assert decide(found).call is Call.HOLD
+
+
 def test_money_is_the_difference_of_all_revenue_times_all_units(tmp_path: Path) -> None:
     frame = units(0.2)
     found = evidence(tmp_path, frame)
@@ -236,7 +245,9 @@ def test_the_json_is_what_roi_reads_and_the_page_escapes(tmp_path: Path) -> None
     verdict = decide(found)
     page, data = write_report(tmp_path / "out", found, verdict)
     assert found.money is not None
-    assert read_experiment(data).value == pytest.approx(found.money.incremental.value * 365 / found.money.period_days)
+    assert read_experiment(data).per_year.value == pytest.approx(
+        found.money.incremental.value * 365 / found.money.period_days
+    )
     assert orjson.loads(data.read_bytes())["verdict"] == "ship"
     text = page.read_text()
     assert "&lt;new&gt;" in text and "<new>" not in text

@@ -156,7 +156,7 @@ def test_an_experiments_result_is_scaled_to_a_year(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_bytes(orjson.dumps({"incremental_revenue": [2_800, -280, 5_600], "period_days": 28, "arm": "phase3"}))
     # 2,800 / 28 * 365
-    found = read_experiment(path)
+    found = read_experiment(path).per_year
     assert [found.value, found.low, found.high] == pytest.approx([36_500, -3_650, 73_000])
     path.write_bytes(orjson.dumps({"incremental_revenue": [1, 0, 2], "period_days": 0}))
     with pytest.raises(ROIError, match="period_days"):
