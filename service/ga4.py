@@ -187,4 +187,12 @@ def _text(value: object) -> str | None:
 
 
 def _hash(key: list[Any] | Mapping[str, Any]) -> str:
-    return hashlib.blake2b(orjson.dumps(["ga4", key]), digest_size=16).hexdigest()
+    """An id made of what an event says.
+
+    Raises:
+        Ga4Error: it is nested too deeply.
+    """
+    try:
+        return hashlib.blake2b(orjson.dumps(["ga4", key]), digest_size=16).hexdigest()
+    except TypeError as error:
+        raise Ga4Error("event_id, session_id and quantity are to be text or numbers, not nested") from error

@@ -152,3 +152,17 @@ def test_an_import_keeps_its_origin() -> None:
     assert [one.origin for one in judge([ours, *parse_body(orjson.dumps(body("view_item")))], NOW, Origin.IMPORT)] == [
         Origin.IMPORT
     ] * 4
+
+
+def test_what_is_nested_without_end_is_rejected() -> None:
+    nested: Any = "x"
+    for _ in range(120):
+        nested = [nested]
+    deep = orjson.dumps(nested).replace(b'"x"', orjson.dumps(nested)).replace(b'"x"', orjson.dumps(nested))
+    items = b'[{"item_id": "A"}]'
+    sent = b'{"name": "view_item", "user_id": "u", "event_id": "e", "params": {"session_id": %b, "items": %b}}' % (
+        deep,
+        items,
+    )
+    (one,) = judge(parse_body(sent), NOW)
+    assert isinstance(one.found, Verdict) and "nested" in (one.found.reason or "")
