@@ -209,7 +209,9 @@ class Answering:
         if len(ranking) and all(source == bundle.popularity.name for source in ranking.sources):
             served_by = bundle.popularity.name
         version = None if ruling is None else ruling.engine.version
-        propensity = None if ruled.names else 1.0 / chosen_from[0] if chosen_from else 1.0
+        # Of random items, an answer in which a rule moved nothing is not a random one: some were more likely to come so.
+        unknown = ruled.names or (ruled.arranged and chosen_from)
+        propensity = None if unknown else 1.0 / chosen_from[0] if chosen_from else 1.0
         return Answer(
             ranking, served_by, degraded, tuple(warnings), version, ruled.names, ruled.outcomes, propensity, seed
         )

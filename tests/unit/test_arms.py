@@ -18,12 +18,15 @@ from recsys.experiments.reading import PlanError
 from recsys.models.diverse import Diverse
 from recsys.models.ranker import RankerModel
 from recsys.publish import publish, rollback
-from recsys.ranking import Model, Query
+from recsys.ranking import EMPTY_HISTORY, Model, Query
+from recsys.rules.reading import parse_rules
+from service.answering import Answering
+from service.answers import Answer, Ruling, Shopper
 from service.arms import Arms
 from service.bundles import BundleHolder, LiveBundle
 from service.catalogue_log import CatalogueLog
 from service.metrics import Metrics
-from service.rules import RulesHolder
+from service.rules import RulesHolder, engine_for
 from service.schemas import RecommendRequest
 from tests.shop import write_tiny_bundle
 
@@ -197,3 +200,28 @@ def test_random_answers_come_from_the_mask_alone(published: Path) -> None:
     mask = np.zeros(len(load_bundle(bundle.directory).catalogue), dtype=np.bool_)
     mask[[3, 5]] = True
     assert sorted(bundle.surfaces[Surface.HOME].recommend(Query(seed=1), 5, mask).items.tolist()) == [3, 5]
+
+
+RULES = {
+    "exclude": {"items": {"category": "PRODUCE"}},
+    "boost": {"items": {"category": "DAIRY"}, "factor": 1.1},
+    "quota": {"items": {"category": "DAIRY"}, "at_least": 1},
+    "cap": {"by": "category", "at_most": 1},
+}
+
+
+@pytest.mark.parametrize(("kind", "chance"), [("exclude", 1 / 37), ("boost", None), ("quota", None), ("cap", None)])
+def test_random_items_have_a_chance_unless_rules_may_move_them(
+    published: Path, kind: str, chance: float | None
+) -> None:
+    """Also where none was moved: of all random answers those without a dairy item are the ones that a boost left alone."""
+    live = Serving(published, FOUR).of_each_arm()["random"]
+    rules = parse_rules({"rules": [{"name": "one", "kind": kind, **RULES[kind]}]}, "rules.toml")
+    ruling = Ruling(engine_for(rules, live), NOW, EMPTY_HISTORY, history_read=True)
+
+    def answer(seed: int) -> Answer:
+        return Answering.rank(live, RecommendRequest(user_id="u", k=3), Shopper(), (), ruling, seed=seed)
+
+    answers = [answer(seed) for seed in range(40)]
+    assert {one.propensity for one in answers} == {chance}
+    assert any(not one.moved_by for one in answers)
