@@ -174,6 +174,39 @@ def test_arms_follow_what_is_published_and_rolled_back(tmp_path: Path) -> None:
     assert {live.bundle.version for live in serving.of_each_arm().values()} == {old}
 
 
+def test_a_refused_file_is_used_once_what_it_lacked_is_published(tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    publish(bundles, write_tiny_bundle(tmp_path, phase=1).name)
+    serving = Serving(tmp_path, plan(random='phase = "random"', one='phase = "phase1"'))
+    serving.path.write_text(plan(random='phase = "random"', two='phase = "phase2"', one='phase = "phase1"'))
+    serving.reload()
+    new = publish(bundles, write_tiny_bundle(tmp_path, phase=1, spare=5).name)
+    asyncio_reload(serving)
+    assert serving.stale()
+    assert {arm: live.bundle.version for arm, live in serving.of_each_arm().items()} == {"random": new, "one": new}
+    publish(bundles, write_tiny_bundle(tmp_path, phase=2).name)
+    asyncio_reload(serving)
+    assert not serving.stale()
+    assert {arm: live.bundle.phase for arm, live in serving.of_each_arm().items()} == {"random": 2, "two": 2, "one": 1}
+
+
+def test_a_damaged_bundle_of_an_arm_is_refused_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundles = tmp_path / "bundles"
+    old = publish(bundles, write_tiny_bundle(tmp_path, phase=1).name)
+    serving = Serving(tmp_path, plan(random='phase = "random"', one='phase = "phase1"'))
+    publish(bundles, write_tiny_bundle(tmp_path, phase=2).name)
+    asyncio_reload(serving)
+    new = publish(bundles, write_tiny_bundle(tmp_path, phase=1, spare=5).name)
+    for array in (bundles / new / "arrays").glob("*.npy"):
+        array.write_bytes(b"")
+    tried: list[str] = []
+    load = BundleHolder._load
+    monkeypatch.setattr(BundleHolder, "_load", lambda self, version: (tried.append(version), load(self, version))[1])
+    serving.reload(4)
+    assert tried == [new] and serving.stale()
+    assert serving.of_each_arm()["one"].bundle.version == old
+
+
 def asyncio_reload(serving: Serving) -> None:
     """As the service does: the live bundle, then the arms."""
     with ThreadPoolExecutor(1) as pool:
