@@ -213,3 +213,24 @@ def test_an_item_seen_three_times_and_never_touched_is_an_ignored_repeat(tmp_pat
 
 def test_a_shop_without_answers_has_empty_marts(tmp_path: Path) -> None:
     assert all(len(frame) == 0 for frame in built(tmp_path, [], [], []).values())
+
+
+def test_a_touch_is_of_the_same_shopper_and_before_the_event(tmp_path: Path) -> None:
+    visit: dict[str, Any] = {"user_id": None, "session_id": "s1"}
+    exposures = [
+        exposure("before", 0, "tea", arm="one"),
+        exposure("after", 3, "tea", arm="two"),  # the page that was open when the click was on its way
+        exposure("anonymous", 5, "jam", **visit),
+        exposure("bob's", 10, "rye", user_id="bob", session_id="s1"),
+    ]
+    events = [
+        event("click", 2, "click", "tea"),
+        event("too early", -1, "click", "tea"),
+        event("login", 6, "view", "oil", session_id="s1"),
+        event("elsewhere", 7, "click", "jam"),  # ann on her phone: the visit was hers
+        event("bob logs in", 8, "view", "oil", user_id="bob", session_id="s1"),
+        event("not his", 9, "click", "jam", user_id="bob", session_id="s1"),
+        event("not hers", 11, "click", "rye", session_id="s1"),
+    ]
+    outcomes = built(tmp_path, exposures, [render(one["request_id"]) for one in exposures], events)["outcomes"]
+    assert sorted(outcomes.select("event_id", "request_id").rows()) == [("click", "before"), ("elsewhere", "anonymous")]
