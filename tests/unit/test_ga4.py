@@ -166,3 +166,18 @@ def test_what_is_nested_without_end_is_rejected() -> None:
     )
     (one,) = judge(parse_body(sent), NOW)
     assert isinstance(one.found, Verdict) and "nested" in (one.found.reason or "")
+
+
+def test_two_carts_of_an_item_in_one_body_are_two() -> None:
+    told = [{"name": "add_to_cart", "params": {"items": [{"item_id": "A", "quantity": n}]}} for n in (1, 2, 2)]
+    found = events({"client_id": "1.2", "timestamp_micros": MICROS, "events": told})
+    assert len({one.event_id for one in found}) == 2
+
+
+def test_a_body_of_few_events_with_many_items_is_too_large() -> None:
+    def sent(items: int) -> dict[str, Any]:
+        return {"client_id": "1", "events": [{"name": "purchase", "params": {"items": [{"item_id": "A"}] * items}}] * 5}
+
+    assert len(judged(sent(1_000))) == 5_000
+    with pytest.raises(EventsError, match="5,005 items at once are too many: send at most 5,000"):
+        judged(sent(1_001))
