@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -201,7 +202,12 @@ def test_a_damaged_bundle_of_an_arm_is_refused_once(tmp_path: Path, monkeypatch:
         array.write_bytes(b"")
     tried: list[str] = []
     load = BundleHolder._load
-    monkeypatch.setattr(BundleHolder, "_load", lambda self, version: (tried.append(version), load(self, version))[1])
+
+    def counted(self: BundleHolder, version: str) -> LiveBundle:
+        tried.append(version)
+        return load(self, version)
+
+    monkeypatch.setattr(BundleHolder, "_load", counted)
     serving.reload(4)
     assert tried == [new] and serving.stale()
     assert serving.of_each_arm()["one"].bundle.version == old
@@ -235,7 +241,7 @@ def test_random_answers_come_from_the_mask_alone(published: Path) -> None:
     assert sorted(bundle.surfaces[Surface.HOME].recommend(Query(seed=1), 5, mask).items.tolist()) == [3, 5]
 
 
-RULES = {
+RULES: dict[str, dict[str, Any]] = {
     "exclude": {"items": {"category": "PRODUCE"}},
     "boost": {"items": {"category": "DAIRY"}, "factor": 1.1},
     "quota": {"items": {"category": "DAIRY"}, "at_least": 1},
