@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from recsys.events import Surface
 from recsys.experiments.reading import read_plan
 from recsys.publish import publish
 from tests.integration.test_service import SURFACES, ask, ids
@@ -77,7 +79,7 @@ def test_a_shopper_stays_in_an_arm_and_the_plan_says_which(client: httpx.Client,
     plan = read_plan(data_dir / "experiments.toml")
     for n in range(40):
         user_id = f"household-{n:02}"
-        (placement,) = plan.assign(user_id, None, "home").placements  # type: ignore[arg-type]
+        (placement,) = plan.assign(user_id, None, Surface.HOME, datetime.now(UTC)).placements
         assert ask(client, user_id=user_id)["arms"] == {"phases": placement.arm}
 
 
