@@ -193,6 +193,8 @@ class Answering:
         if len(ranking) and all(source == bundle.popularity.name for source in ranking.sources):
             served_by = bundle.popularity.name
         version = None if ruling is None else ruling.engine.version
+        # Of random items, an answer in which a rule moved nothing is not a random one: some were more likely to come so.
+        unknown = ruled.names or (ruled.arranged and ask.is_random)
         return Answer(
             ranking,
             served_by,
@@ -201,7 +203,7 @@ class Answering:
             version,
             ruled.names,
             ruled.outcomes,
-            propensity=None if ruled.names else ask.propensity,
+            propensity=None if unknown else ask.propensity,
             teams=tuple(ask.team_of.get(row, "") for row in ranking.items.tolist()) if ask.team_of else (),
             seed=seed,
         )

@@ -68,6 +68,10 @@ class Arms:
         self._rules = rules
         self._metrics = metrics
         self._file = WatchedFile(path)
+        self._refused = ""
+        """Why the file as it is now is not in force."""
+        self._failed: dict[tuple[object, ...], str] = {}
+        """Plans that could not be served with certain bundles, and why."""
         self._lineup = Lineup(NO_PLAN, holder.live, {}, {})
         if path is not None:
             self._lineup = self._made(read_plan(path))
@@ -94,24 +98,67 @@ class Arms:
         return live, self._rules if path is None else self._lineup.rules[path]
 
     async def reload(self) -> None:
-        """Follow the file of experiments, and the bundles that serve its phases."""
+        """Follow the file of experiments, and the bundles that serve its phases.
+
+        A file that was refused is tried again: what it lacked, a bundle or a rule file, may have come.
+        """
         path, old = self._file.path, self._lineup
         if path is None:
             return
         try:
-            plan = await asyncio.to_thread(read_plan, path) if self._file.changed() else old.plan
-            moved = old.live is not self._holder.live or self._versions(plan) != {
-                phase: live.bundle.version for phase, live in old.bundles.items()
-            }
-            if moved or plan.version != old.plan.version:
-                self._lineup = await asyncio.to_thread(self._made, plan)
-                logger.info("experiments %s are in force", plan.version)
-                self._metrics.plan_refused(stale=False)
+            changed = self._file.changed()
+            plan = await asyncio.to_thread(read_plan, path) if changed or self._refused else old.plan
+            await self._follow(plan)
+            if self._refused:
+                logger.info("experiments %s are no longer refused", plan.version)
+            self._refused = ""
+            self._metrics.plan_refused(stale=False)
         except UserError as error:
-            self._metrics.plan_refused(stale=True)
-            logger.error("the experiments are refused, %s stay in force: %s", self.version, error)  # noqa: TRY400
+            self._refuse(error)
+            await self._follow_old()
         for rules in self._lineup.rules.values():
             await rules.reload()
+
+    async def _follow(self, plan: Plan) -> None:
+        """Serve a plan with what is published now.
+
+        Raises:
+            UserError: it cannot be served.
+        """
+        old, versions = self._lineup, self._versions(plan)
+        moved = old.live is not self._holder.live or versions != {
+            phase: live.bundle.version for phase, live in old.bundles.items()
+        }
+        if not moved and plan.version == old.plan.version:
+            return
+        wanted = (plan.version, self._holder.live.bundle.version, *map(self._stamp, versions.values()))
+        if wanted in self._failed:  # checking a damaged bundle again and again would cost the answers their time
+            raise ArmError(self._failed[wanted])
+        try:
+            self._lineup = await asyncio.to_thread(self._made, plan)
+        except UserError as error:
+            self._failed[wanted] = str(error)
+            raise
+        self._failed = {}
+        logger.info("experiments %s are in force", plan.version)
+
+    async def _follow_old(self) -> None:
+        """The plan in force goes on with what is published, while the file cannot be used."""
+        try:
+            await self._follow(self._lineup.plan)
+        except UserError as error:
+            logger.debug("the plan in force stays with the bundles that it has: %s", error)
+
+    def _refuse(self, error: UserError) -> None:
+        if str(error) != self._refused:
+            self._metrics.plan_refused(stale=True)
+            logger.error("the experiments are refused, %s stay in force: %s", self.version, error)
+        self._refused = str(error)
+
+    def _stamp(self, version: str) -> tuple[str, int]:
+        """A bundle, and when it came to lie there; 0 where it does not."""
+        manifest = self._holder.folder / version / "manifest.json"
+        return version, manifest.stat().st_mtime_ns if manifest.exists() else 0
 
     @property
     def catalogues(self) -> list[LiveCatalogue]:

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 import orjson
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from recsys.store.database import reading, writing
@@ -34,6 +35,8 @@ BODY: Final = 2_000
 UNMATCHED_SECONDS: Final = 5.0
 """So long after a render its exposure must be there: another worker may be about to write it."""
 ATTEMPTS: Final = 4
+UNAVAILABLE: Final = (OperationalError, NoConnectionError)
+"""The database is locked, full, away, or gives no connection: later it may take the same."""
 
 logger = logging.getLogger(__name__)
 Insert = Callable[[Connection, Sequence[Row]], None]
@@ -170,14 +173,15 @@ class EventLog:
         """What became of each batch. One that the database cannot hold fails alone."""
         try:
             return list(self._together(batches))
-        except OperationalError as error:
+        except UNAVAILABLE as error:
             logger.exception("the database cannot be written")
-            return [EventLogError(str(error.orig))] * len(batches)
-        except DBAPIError as error:
+            return [EventLogError(str(error))] * len(batches)
+        except Exception as error:
+            # Whatever it is: who waits must be told, and the others must not wait for ever.
             if len(batches) > 1:
                 return [outcome for batch in batches for outcome in self._store([batch])]
             logger.exception("the database does not take a batch")
-            return [EventLogError(str(error.orig))]
+            return [EventLogError(str(error))]
 
     def _together(self, batches: Sequence[Batch]) -> list[Stored]:
         @_again
@@ -203,7 +207,10 @@ class EventLog:
     async def _flush_forever(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            await asyncio.shield(self._flush())
+            try:
+                await asyncio.shield(self._flush())
+            except Exception:
+                logger.exception("the log could not be written: it goes on with what comes next")
 
     async def _flush(self) -> None:
         later, self._later = self._later, _Later()
@@ -236,10 +243,11 @@ class EventLog:
         try:
             if rows:
                 self._insert(insert, rows)
-        except OperationalError:
+        except UNAVAILABLE:
             logger.exception("%d %s could not be written yet", len(rows), what)
             return False
-        except DBAPIError:
+        except Exception:
+            logger.exception("%d %s are written one by one", len(rows), what)
             self._insert_each(what, insert, rows)
         return True
 
@@ -252,7 +260,7 @@ class EventLog:
         for row in rows:
             try:
                 self._insert(insert, [row])
-            except DBAPIError:
+            except Exception:
                 logger.exception("one of the %s could not be written", what)
                 self._on_lost(what == "exposures")
 
@@ -260,7 +268,7 @@ class EventLog:
         try:
             with reading(self.engine) as connection:
                 return len(request_ids - known_requests(connection, request_ids))
-        except DBAPIError:
+        except (DBAPIError, NoConnectionError):
             logger.exception("renders could not be compared with exposures")
             return 0
 
@@ -307,9 +315,16 @@ def _exposure(row: Row) -> Row:
 
 def _verdict(row: Row) -> Row:
     body = row["body"]
-    text = body if isinstance(body, str) else orjson.dumps(body).decode()
+    text = body if isinstance(body, str) else _as_text(body)
     written = {**row, "at": utc(row["at"]), "body": text[:BODY]}
     return {**written, **_printable(written, "event_id", "reason", "body")}
+
+
+def _as_text(body: Any) -> str:
+    try:
+        return orjson.dumps(body).decode()
+    except TypeError:  # lists in lists: more can be read than can be written
+        return f"({type(body).__name__} that is nested too deeply)"
 
 
 def _printable(row: Mapping[str, Any], *names: str) -> Row:

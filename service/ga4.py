@@ -59,6 +59,14 @@ def unpacked(content: Content) -> list[Content]:
     return [{**around, **one} if isinstance(one, dict) else {**around, "name": None} for one in content["events"]]
 
 
+def size(content: object) -> int:
+    """How many events it may become."""
+    if not isinstance(content, dict) or not is_ga4(content):
+        return 1
+    items = _params(content).get("items")
+    return max(1, len(items)) if isinstance(items, list) else 1
+
+
 def to_ours(content: Content) -> list[Content]:
     """One GA4 event as events in our shape, one for each item.
 
@@ -91,7 +99,8 @@ def to_ours(content: Content) -> list[Content]:
             # A second refund of an item differs by what came back.
             key += [order] if name == "purchase" else [order, item.get("quantity"), around["occurred_at"]]
         else:
-            key += [around, params.get("session_id"), content.get("event_id")]
+            # One body has one time: two carts of an item differ by what was put there.
+            key += [around, params.get("session_id"), content.get("event_id"), item.get("quantity"), item.get("price")]
         list_id = _text(item.get("item_list_id")) or _text(params.get("item_list_id"))
         event = {
             **around,
@@ -187,4 +196,12 @@ def _text(value: object) -> str | None:
 
 
 def _hash(key: list[Any] | Mapping[str, Any]) -> str:
-    return hashlib.blake2b(orjson.dumps(["ga4", key]), digest_size=16).hexdigest()
+    """An id made of what an event says.
+
+    Raises:
+        Ga4Error: it is nested too deeply.
+    """
+    try:
+        return hashlib.blake2b(orjson.dumps(["ga4", key]), digest_size=16).hexdigest()
+    except TypeError as error:
+        raise Ga4Error("event_id, session_id, quantity and price are to be text or numbers, not nested") from error

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from recsys.events import RENDER
 from recsys.store.schema import Origin
-from service.ga4 import Ga4Error, is_ga4, to_ours, unpacked
-from service.schemas import MAX_EVENTS, Event, Render, in_words
+from service.ga4 import Ga4Error, is_ga4, size, to_ours, unpacked
+from service.schemas import MAX_EVENTS, MAX_GA4_ITEMS, Event, Render, in_words
 
 ACCEPTED: Final = "accepted"
 DUPLICATE: Final = "duplicate"
@@ -70,6 +70,9 @@ def parse_body(body: bytes) -> list[Any]:
         raise EventsError("there is no event in the body")
     if len(content) > MAX_EVENTS:
         raise EventsError(f"{len(content):,} events at once are too many: send at most {MAX_EVENTS:,}")
+    items = sum(map(size, content))
+    if items > MAX_GA4_ITEMS:
+        raise EventsError(f"{items:,} items at once are too many: send at most {MAX_GA4_ITEMS:,}")
     return content
 
 

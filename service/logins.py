@@ -25,7 +25,7 @@ class Logins:
         self._known: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
     async def note(self, user_id: str | None, session_id: str | None) -> None:
-        """Join the two, where this was not done a moment ago. With Redis away it is tried again with the next request."""
+        """Join the two, where this was not done a moment ago. With Redis away the histories are joined by the next request."""
         if user_id is None or session_id is None:
             return
         now = self._clock()
@@ -35,6 +35,7 @@ class Logins:
         try:
             await self._store.join(session_id, user_id, now)
         except StoreUnavailableError:
+            self._log.login(session_id, user_id, now)  # the database knows it even if no further request says so
             return
         self._log.login(session_id, user_id, now)
         self._known[session_id] = (user_id, now + REMEMBER_SECONDS)

@@ -43,6 +43,11 @@ class Policy:
         return drafted.ranking
 
     @property
+    def is_random(self) -> bool:
+        """Whether chance chooses the items."""
+        return isinstance(self.model, RandomModel)
+
+    @property
     def propensity(self) -> float | None:
         """The chance of each item at its place, given that this policy answers; None where it is not known."""
         if self.live.against is not None:
@@ -51,7 +56,7 @@ class Policy:
 
     def _ask(self, model: Model, k: int, allowed: Mask) -> Ranking:
         live, query, surface = self.live, self.query, self.query.surface
-        if isinstance(model, RandomModel) and not self._pool:
+        if self.is_random and not self._pool:
             self._pool = int(allowed.sum())
         if live.plain:
             return model.recommend(query, k, allowed)

@@ -37,6 +37,8 @@ from service.settings import Settings
 JSON: Final = "application/json"
 SEARCH_LIMIT: Final = 20
 MAX_VERDICTS: Final = 1_000
+LAST_NUMBER: Final = 2**63 - 1
+"""Of a row that either database can have."""
 
 
 class TooLargeError(Exception):
@@ -140,7 +142,7 @@ class Routes:
     async def verdicts(self, after: int = 0, limit: int = 100, rejected: bool = False) -> Response:
         """The latest verdicts and the events they are of, oldest first: those with a number above `after`."""
         kinds = (REJECTED,) if rejected else ()
-        limit = min(max(limit, 1), MAX_VERDICTS)
+        limit, after = min(max(limit, 1), MAX_VERDICTS), min(max(after, 0), LAST_NUMBER)
         rows = await asyncio.to_thread(latest_verdicts, self._log.engine, limit, after=after, kinds=kinds)
         return Response(
             orjson.dumps({"verdicts": rows}, option=orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC), media_type=JSON

@@ -19,6 +19,8 @@ from pydantic import (
 from recsys.events import Surface
 
 MAX_EVENTS: Final = 1_000
+MAX_GA4_ITEMS: Final = 5_000
+"""Of all GA4 events of a body: each item is an event of its own. GA4 itself takes 25 events of 200 items."""
 MAX_ITEMS: Final = 1_000
 MAX_PRICE_CENTS: Final = 10**12
 MAX_ID: Final = 256

@@ -1,7 +1,7 @@
--- What follows from an item that was seen: it belongs to the answer that it names, else to the last one that the same user or session
--- saw the item in before it. Too late is what comes after the window of its type (table attribution); clocks of clients may be five
--- minutes off.
--- Grain: one event. Key: event_id.
+-- What follows from an item that was seen: it belongs to the answer that it names, else to the last one before it that the same shopper
+-- saw the item in. Too late is what comes after the window of its type (table attribution). Clocks of clients may be five minutes off: what
+-- names its answer may seem to come before it, nothing else may. A session is its user's, see stg_logins; two users of one are two shoppers.
+-- Grain: one event. Key: event_id. Reads stg_kept_events, stg_unique_events, stg_logins, exposures, attribution.
 WITH happened AS (
     SELECT
         event_id, occurred_at, event_type, user_id, session_id, item_id, order_id, request_id,
@@ -15,7 +15,12 @@ WITH happened AS (
 ),
 
 shown AS (
-    SELECT request_id, item_id, position, occurred_at AS shown_at, user_id, session_id FROM exposures WHERE is_seen
+    SELECT
+        e.request_id, e.item_id, e.position, e.occurred_at AS shown_at, COALESCE(e.user_id, l.user_id) AS user_id, e.session_id
+    FROM exposures AS e
+    LEFT JOIN stg_logins AS l
+        ON e.user_id IS NULL AND e.session_id = l.session_id AND e.occurred_at >= l.from_at AND e.occurred_at < l.until_at
+    WHERE e.is_seen
 ),
 
 touches AS (
@@ -25,11 +30,13 @@ touches AS (
     UNION ALL
     SELECT h.event_id, s.request_id, s.position, s.shown_at
     FROM happened AS h
-    INNER JOIN shown AS s ON s.user_id = h.user_id AND s.item_id = h.item_id
+    INNER JOIN shown AS s ON s.user_id = h.user_id AND s.item_id = h.item_id AND s.shown_at <= h.occurred_at
     UNION ALL
     SELECT h.event_id, s.request_id, s.position, s.shown_at
     FROM happened AS h
-    INNER JOIN shown AS s ON s.session_id = h.session_id AND s.item_id = h.item_id
+    INNER JOIN shown AS s
+        ON s.session_id = h.session_id AND s.item_id = h.item_id AND s.shown_at <= h.occurred_at
+        AND (s.user_id IS NULL OR h.user_id IS NULL OR s.user_id = h.user_id)
 ),
 
 in_time AS (

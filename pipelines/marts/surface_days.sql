@@ -21,19 +21,19 @@ credited AS (
 ),
 
 touched AS (
-    SELECT COALESCE(e.user_id, e.session_id) AS shopper, o.item_id, MIN(o.occurred_at) AS first_at
+    SELECT COALESCE('user:' || e.user_id, 'session:' || e.session_id) AS shopper, o.item_id, MIN(o.occurred_at) AS first_at
     FROM outcomes AS o
     INNER JOIN exposures AS e ON e.request_id = o.request_id AND e.item_id = o.item_id
     WHERE o.event_type IN ('click', 'cart', 'purchase')
-    GROUP BY COALESCE(e.user_id, e.session_id), o.item_id
+    GROUP BY COALESCE('user:' || e.user_id, 'session:' || e.session_id), o.item_id
 ),
 
 numbered AS (
     SELECT
         exposures.*,
-        COALESCE(user_id, session_id) AS shopper,
+        COALESCE('user:' || user_id, 'session:' || session_id) AS shopper,
         ROW_NUMBER() OVER (
-            PARTITION BY COALESCE(user_id, session_id), item_id
+            PARTITION BY COALESCE('user:' || user_id, 'session:' || session_id), item_id
             ORDER BY CASE WHEN is_seen THEN 0 ELSE 1 END, occurred_at, request_id
         ) AS times_seen
     FROM exposures

@@ -7,13 +7,14 @@ WITH purchases AS (
         e.quantity,
         r.returned,
         SUM(e.quantity) OVER (
-            PARTITION BY COALESCE(e.user_id, e.session_id), e.item_id
+            PARTITION BY COALESCE('user:' || e.user_id, 'session:' || e.session_id), e.item_id
             ORDER BY e.occurred_at DESC, e.event_id
             ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
         ) AS units_so_far
     FROM stg_unique_events AS e
     INNER JOIN stg_returns AS r
-        ON r.shopper = COALESCE(e.user_id, e.session_id) AND r.item_id = e.item_id AND e.occurred_at <= r.last_return_at
+        ON r.shopper = COALESCE('user:' || e.user_id, 'session:' || e.session_id)
+        AND r.item_id = e.item_id AND e.occurred_at <= r.last_return_at
     WHERE e.event_type = 'purchase'
 ),
 

@@ -37,6 +37,8 @@ class Ruled:
     names: tuple[Names, ...]
     """For each item the rules that moved it; empty where none moved any."""
     outcomes: Outcomes
+    arranged: bool = False
+    """Whether a rule was in force that may move items, whether or not it moved any of these."""
 
 
 class Engine:
@@ -73,7 +75,7 @@ class Engine:
         fill = situation.surface not in _UNFILLED
         if moving:
             arranged = self._arrange(moving, ask, k, eligible, outcomes, fill=fill)
-            return Ruled(arranged.ranking, arranged.names if any(arranged.names) else (), outcomes)
+            return Ruled(arranged.ranking, arranged.names if any(arranged.names) else (), outcomes, arranged=True)
         ranking = ask(k, eligible)
         if fill and entries and len(ranking) < k:
             ranking = filled(ranking, k, eligible)

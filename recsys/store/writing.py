@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, delete, func, insert, select
+from sqlalchemy import Connection, Table, delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from recsys.store.schema import EVENTS, EXPOSURES, MERGES, RENDERS, VERDICTS
+from recsys.store.schema import EVENTS, EXPOSURES, MERGES, RENDERS, VERDICTS, Origin
 
 Row = dict[str, Any]
 """A row of a table, by column name."""
@@ -44,12 +45,28 @@ def insert_exposures(connection: Connection, rows: Sequence[Row]) -> None:
 def insert_events(connection: Connection, rows: Sequence[Row]) -> set[str]:
     """Insert new events and who their sessions belong to; the ids that were new."""
     fresh = insert_new(connection, EVENTS, "event_id", rows)
-    logins = (
-        {"session_id": row["session_id"], "user_id": row["user_id"], "since": row["received_at"]}
-        for row in rows
-        if row["session_id"] is not None and row["user_id"] is not None and row["event_id"] in fresh
+    told = [
+        row for row in rows if row["session_id"] is not None and row["user_id"] is not None and row["event_id"] in fresh
+    ]
+    insert_merges(
+        connection,
+        (
+            {"session_id": row["session_id"], "user_id": row["user_id"], "since": row["received_at"]}
+            for row in told
+            if row["origin"] != Origin.IMPORT
+        ),
     )
-    insert_merges(connection, logins)
+    # An import is of the past: it does not say whose a session is that somebody has logged in to since.
+    imported = [
+        {"session_id": row["session_id"], "user_id": row["user_id"], "since": row["occurred_at"]}
+        for row in told
+        if row["origin"] == Origin.IMPORT
+    ]
+    owners = owner_of(connection, {login["session_id"] for login in imported})
+    insert_merges(
+        connection,
+        (one for one in imported if one["session_id"] not in owners or owners[one["session_id"]][1] <= one["since"]),
+    )
     return fresh
 
 
@@ -59,25 +76,28 @@ def insert_renders(connection: Connection, rows: Sequence[Row]) -> set[str]:
 
 
 def insert_merges(connection: Connection, logins: Iterable[Row]) -> None:
-    """Keep of logins, in order of time, those that change who a session belongs to."""
+    """Keep of logins those that change who a session belongs to; one that is written late counts from when it was."""
     logins = list(logins)
     owners = owner_of(connection, {login["session_id"] for login in logins})
     changes = []
     for login in logins:
-        if owners.get(login["session_id"]) != login["user_id"]:
-            owners[login["session_id"]] = login["user_id"]
+        session, found = login["session_id"], (login["user_id"], login["since"])
+        known = owners.get(session)
+        if known is None or known[0] != found[0]:
             changes.append(login)
+        if known is None or (known[1] <= found[1] and known[0] != found[0]):
+            owners[session] = found
     if changes:
         connection.execute(insert(MERGES), changes)
 
 
-def owner_of(connection: Connection, sessions: Collection[str]) -> dict[str, str]:
-    """Who each of these sessions belongs to now; those that nobody has logged in to are missing."""
-    found: dict[str, str] = {}
+def owner_of(connection: Connection, sessions: Collection[str]) -> dict[str, tuple[str, datetime]]:
+    """Who each of these sessions belongs to now, and since when; those that nobody has logged in to are missing."""
+    found: dict[str, tuple[str, datetime]] = {}
     for some in in_parts(sorted(sessions)):
-        latest = select(func.max(MERGES.c.number)).where(MERGES.c.session_id.in_(some)).group_by(MERGES.c.session_id)
-        statement = select(MERGES.c.session_id, MERGES.c.user_id).where(MERGES.c.number.in_(latest))
-        found |= {row.session_id: row.user_id for row in connection.execute(statement)}
+        statement = select(MERGES.c.session_id, MERGES.c.user_id, MERGES.c.since).where(MERGES.c.session_id.in_(some))
+        rows = connection.execute(statement.order_by(MERGES.c.since, MERGES.c.number))
+        found |= {row.session_id: (row.user_id, row.since) for row in rows}
     return found
 
 

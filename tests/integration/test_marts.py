@@ -97,7 +97,7 @@ def built(
     ingest(folder / "shop.toml", data, QUIET)
     ingest_log(database_url(data), data, QUIET)
     build_tables(data, QUIET, as_of=NOON + timedelta(days=1))
-    names = ("exposures", "assignments", "outcomes", "surface_days", "experiment_units")
+    names = ("interactions", "exposures", "assignments", "outcomes", "surface_days", "experiment_units")
     return {name: pl.read_parquet(data / "tables" / f"{name}.parquet") for name in names}
 
 
@@ -234,4 +234,35 @@ def test_an_item_seen_three_times_and_never_touched_is_an_ignored_repeat(tmp_pat
 
 
 def test_a_shop_without_answers_has_empty_marts(tmp_path: Path) -> None:
-    assert all(len(frame) == 0 for frame in built(tmp_path, [], [], []).values())
+    assert all(len(frame) == 0 for name, frame in built(tmp_path, [], [], []).items() if name != "interactions")
+
+
+def test_whatever_a_shopper_is_called_what_was_accepted_is_theirs(tmp_path: Path) -> None:
+    names = ("900", "0", "nan", "NULL")
+    events = [event(f"of {name}", 0, "purchase", "tea", user_id=name) for name in names]
+    back = event(
+        "back", 1, "return", "tea", user_id=None, session_id="900"
+    )  # somebody else, of a session that is called so
+    found = built(tmp_path, [], [], [*events, back])["interactions"].filter(pl.col("event_id").str.starts_with("of "))
+    assert sorted(found.select("event_id", "user_id").rows()) == sorted((f"of {name}", name) for name in names)
+
+
+def test_a_touch_is_of_the_same_shopper_and_before_the_event(tmp_path: Path) -> None:
+    visit: dict[str, Any] = {"user_id": None, "session_id": "s1"}
+    exposures = [
+        exposure("before", 0, "tea", arm="one"),
+        exposure("after", 3, "tea", arm="two"),  # the page that was open when the click was on its way
+        exposure("anonymous", 5, "jam", **visit),
+        exposure("bob's", 10, "rye", user_id="bob", session_id="s1"),
+    ]
+    events = [
+        event("click", 2, "click", "tea"),
+        event("too early", -1, "click", "tea"),
+        event("login", 6, "view", "oil", session_id="s1"),
+        event("elsewhere", 7, "click", "jam"),  # ann on her phone: the visit was hers
+        event("bob logs in", 8, "view", "oil", user_id="bob", session_id="s1"),
+        event("not his", 9, "click", "jam", user_id="bob", session_id="s1"),
+        event("not hers", 11, "click", "rye", session_id="s1"),
+    ]
+    outcomes = built(tmp_path, exposures, [render(one["request_id"]) for one in exposures], events)["outcomes"]
+    assert sorted(outcomes.select("event_id", "request_id").rows()) == [("click", "before"), ("elsewhere", "anonymous")]

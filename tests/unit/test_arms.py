@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,14 +19,15 @@ from recsys.experiments.reading import PlanError
 from recsys.models.diverse import Diverse
 from recsys.models.ranker import RankerModel
 from recsys.publish import publish, rollback
-from recsys.ranking import Model, Query
+from recsys.ranking import EMPTY_HISTORY, Model, Query
+from recsys.rules.reading import parse_rules
 from service.answering import Answering
-from service.answers import Shopper
+from service.answers import Answer, Ruling, Shopper
 from service.arms import ArmError, Arms
 from service.bundles import BundleHolder, LiveBundle
 from service.catalogue_log import CatalogueLog
 from service.metrics import Metrics
-from service.rules import RulesHolder
+from service.rules import RulesHolder, engine_for
 from service.schemas import RecommendRequest
 from tests.shop import write_tiny_bundle
 
@@ -173,6 +175,44 @@ def test_arms_follow_what_is_published_and_rolled_back(tmp_path: Path) -> None:
     assert {live.bundle.version for live in serving.of_each_arm().values()} == {old}
 
 
+def test_a_refused_file_is_used_once_what_it_lacked_is_published(tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    publish(bundles, write_tiny_bundle(tmp_path, phase=1).name)
+    serving = Serving(tmp_path, plan(random='phase = "random"', one='phase = "phase1"'))
+    serving.path.write_text(plan(random='phase = "random"', two='phase = "phase2"', one='phase = "phase1"'))
+    serving.reload()
+    new = publish(bundles, write_tiny_bundle(tmp_path, phase=1, spare=5).name)
+    asyncio_reload(serving)
+    assert serving.stale()
+    assert {arm: live.bundle.version for arm, live in serving.of_each_arm().items()} == {"random": new, "one": new}
+    publish(bundles, write_tiny_bundle(tmp_path, phase=2).name)
+    asyncio_reload(serving)
+    assert not serving.stale()
+    assert {arm: live.bundle.phase for arm, live in serving.of_each_arm().items()} == {"random": 2, "two": 2, "one": 1}
+
+
+def test_a_damaged_bundle_of_an_arm_is_refused_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundles = tmp_path / "bundles"
+    old = publish(bundles, write_tiny_bundle(tmp_path, phase=1).name)
+    serving = Serving(tmp_path, plan(random='phase = "random"', one='phase = "phase1"'))
+    publish(bundles, write_tiny_bundle(tmp_path, phase=2).name)
+    asyncio_reload(serving)
+    new = publish(bundles, write_tiny_bundle(tmp_path, phase=1, spare=5).name)
+    for array in (bundles / new / "arrays").glob("*.npy"):
+        array.write_bytes(b"")
+    tried: list[str] = []
+    load = BundleHolder._load
+
+    def counted(self: BundleHolder, version: str) -> LiveBundle:
+        tried.append(version)
+        return load(self, version)
+
+    monkeypatch.setattr(BundleHolder, "_load", counted)
+    serving.reload(4)
+    assert tried == [new] and serving.stale()
+    assert serving.of_each_arm()["one"].bundle.version == old
+
+
 def asyncio_reload(serving: Serving) -> None:
     """As the service does: the live bundle, then the arms."""
     with ThreadPoolExecutor(1) as pool:
@@ -221,3 +261,28 @@ def test_bundles_of_other_items_are_not_interleaved(tmp_path: Path) -> None:
         publish(tmp_path / "bundles", write_tiny_bundle(tmp_path, phase=phase, spare=spare).name)
     with pytest.raises(ArmError, match="cannot be interleaved"):
         Serving(tmp_path, plan(random='phase = "random"', both='phase = "phase1", against = "phase3"'))
+
+
+RULES: dict[str, dict[str, Any]] = {
+    "exclude": {"items": {"category": "PRODUCE"}},
+    "boost": {"items": {"category": "DAIRY"}, "factor": 1.1},
+    "quota": {"items": {"category": "DAIRY"}, "at_least": 1},
+    "cap": {"by": "category", "at_most": 1},
+}
+
+
+@pytest.mark.parametrize(("kind", "chance"), [("exclude", 1 / 37), ("boost", None), ("quota", None), ("cap", None)])
+def test_random_items_have_a_chance_unless_rules_may_move_them(
+    published: Path, kind: str, chance: float | None
+) -> None:
+    """Also where none was moved: of all random answers those without a dairy item are the ones that a boost left alone."""
+    live = Serving(published, FOUR).of_each_arm()["random"]
+    rules = parse_rules({"rules": [{"name": "one", "kind": kind, **RULES[kind]}]}, "rules.toml")
+    ruling = Ruling(engine_for(rules, live), NOW, EMPTY_HISTORY, history_read=True)
+
+    def answer(seed: int) -> Answer:
+        return Answering.rank(live, RecommendRequest(user_id="u", k=3), Shopper(), (), ruling, seed=seed)
+
+    answers = [answer(seed) for seed in range(40)]
+    assert {one.propensity for one in answers} == {chance}
+    assert any(not one.moved_by for one in answers)

@@ -142,6 +142,40 @@ def test_verdicts_are_a_sample_with_the_event_cut_short(engine: Engine) -> None:
     assert (found[0]["reason"], found[0]["body"]) == ("no \ufffd", "not an event")
 
 
+def test_what_cannot_be_written_as_json_stops_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "FLUSH_SECONDS", 0.01)
+    nested: list[Any] = []
+    for _ in range(400):
+        nested = [nested]
+
+    async def work(log: EventLog) -> None:
+        log.judged(1_790_000_000.0, None, "rejected", "no text", {"item_id": nested})
+        log.expose(exposure("with it"))
+        log.expose(exposure("not JSON", request={"k": nested}))
+        await asyncio.sleep(0.2)
+        log.expose(exposure("after it"))
+        async with asyncio.timeout(5):
+            while count(engine, EXPOSURES) < 2:
+                await asyncio.sleep(0.01)
+
+    lost: list[int] = []
+    run(engine, work, lost)
+    assert (count(engine, VERDICTS), sum(lost)) == (1, 1)
+
+
+def test_an_unforeseen_fault_is_told_to_who_waits_and_ends_nothing(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(log: EventLog) -> None:
+        with monkeypatch.context() as broken:
+            broken.setattr(event_log, "insert_events", lambda *_: 1 / 0)
+            with pytest.raises(EventLogError, match="division"):
+                await asyncio.wait_for(log.append(Batch([row("a")])), 5)
+        assert (await asyncio.wait_for(log.append(Batch([row("a")])), 5)).fresh == [True]
+
+    run(engine, work)
+
+
 def test_renders_without_an_exposure_are_counted_after_a_while(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_log, "FLUSH_SECONDS", 0.01)
     monkeypatch.setattr(event_log, "UNMATCHED_SECONDS", 0.1)

@@ -152,3 +152,32 @@ def test_an_import_keeps_its_origin() -> None:
     assert [one.origin for one in judge([ours, *parse_body(orjson.dumps(body("view_item")))], NOW, Origin.IMPORT)] == [
         Origin.IMPORT
     ] * 4
+
+
+def test_what_is_nested_without_end_is_rejected() -> None:
+    nested: Any = "x"
+    for _ in range(120):
+        nested = [nested]
+    deep = orjson.dumps(nested).replace(b'"x"', orjson.dumps(nested)).replace(b'"x"', orjson.dumps(nested))
+    items = b'[{"item_id": "A"}]'
+    sent = b'{"name": "view_item", "user_id": "u", "event_id": "e", "params": {"session_id": %b, "items": %b}}' % (
+        deep,
+        items,
+    )
+    (one,) = judge(parse_body(sent), NOW)
+    assert isinstance(one.found, Verdict) and "nested" in (one.found.reason or "")
+
+
+def test_two_carts_of_an_item_in_one_body_are_two() -> None:
+    told = [{"name": "add_to_cart", "params": {"items": [{"item_id": "A", "quantity": n}]}} for n in (1, 2, 2)]
+    found = events({"client_id": "1.2", "timestamp_micros": MICROS, "events": told})
+    assert len({one.event_id for one in found}) == 2
+
+
+def test_a_body_of_few_events_with_many_items_is_too_large() -> None:
+    def sent(items: int) -> dict[str, Any]:
+        return {"client_id": "1", "events": [{"name": "purchase", "params": {"items": [{"item_id": "A"}] * items}}] * 5}
+
+    assert len(judged(sent(1_000))) == 5_000
+    with pytest.raises(EventsError, match="5,005 items at once are too many: send at most 5,000"):
+        judged(sent(1_001))

@@ -221,3 +221,29 @@ def test_exposures_keep_their_json_and_come_latest_first(engine: Engine, monkeyp
     found = list(latest_exposures(engine))
     assert [row["request_id"] for row in found] == ["r5", "r4", "r3", "r2", "r1"]
     assert found[0]["items"] == rows[0]["items"] and found[0]["arms"] == {"test": "a"} and found[0]["moved_by"] is None
+
+
+def test_an_import_of_the_past_takes_no_session_from_who_uses_it_now(engine: Engine) -> None:
+    past: dict[str, Any] = {"occurred_at": NOON - timedelta(days=30), "origin": "import", "session_id": "s"}
+    with writing(engine) as connection:
+        insert_events(connection, [event("now", 0, session_id="s", user_id="ben")])
+        insert_events(
+            connection,
+            [event("old", 5, **past, user_id="anna"), event("t", 5, **{**past, "session_id": "t"}, user_id="anna")],
+        )
+    with reading(engine) as connection:
+        rows = with_owners(connection, [event("x", 6, session_id="s"), event("y", 6, session_id="t")])
+        assert [row["user_id"] for row in rows] == ["ben", "anna"]
+
+
+def test_a_login_that_is_written_late_does_not_hide_the_one_after_it(engine: Engine) -> None:
+    def login(user: str, minute: int) -> dict[str, Any]:
+        return {"session_id": "s", "user_id": user, "since": NOON + timedelta(minutes=minute)}
+
+    with writing(engine) as connection:
+        insert_merges(connection, [login("ben", 2)])
+        insert_merges(connection, [login("anna", 1)])
+        insert_merges(connection, [login("anna", 3)])
+    with reading(engine) as connection:
+        found = with_owners(connection, [event("x", minute, session_id="s") for minute in (0, 1, 2, 3)])
+    assert [row["user_id"] for row in found] == ["anna", "anna", "ben", "anna"]
