@@ -145,7 +145,7 @@ def publish(
         raise GateError(
             f"{version} is worse than the live {live_version(bundles)}:\n"
             + "\n".join(f"  {refusal}" for refusal in decision.refusals)
-            + f"\nto publish it all the same: recsys publish {version} --force REASON"
+            + "\nto publish it all the same, add to the same command: --force 'REASON'"
         )
     _move(bundles, version, "publish", reason, None if decision.allowed else force, decision.refusals + decision.notes)
     return version

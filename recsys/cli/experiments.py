@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from math import isnan
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +51,9 @@ def check_experiments(
     wanted = [one for one in plan.experiments if experiment in (None, one.name)]
     if not wanted:
         raise UserError(f"--experiment: {file} has no experiment {experiment!r}")
+    if len({one.primary for one in wanted}) > 1:
+        named = ", ".join(f"{one.name} ({one.primary})" for one in wanted)
+        raise UserError(f"one baseline does not fit several metrics: name one with --experiment: {named}")
     print_sizes(plan, wanted, today, lift, power, console)
 
 
@@ -103,6 +107,11 @@ def counterfactual(
     log, targets = as_log(frame), {version: as_target(frame, answers) for version, answers in found.items()}
     (ours, candidate_target), (theirs, champion_target) = targets.items()
     comparison = compare(log, candidate_target, champion_target)
+    if isnan(comparison.difference.value):
+        raise UserError(
+            f"the log cannot tell: of {len(frame):,} random items that were seen, none stands where one of the bundles would have shown "
+            "it. Random items of a large catalogue hardly ever do: collect many more answers, or run an experiment (docs/offpolicy.md)"
+        )
     print_comparison(ours, theirs, comparison, console)
     write_evidence(out, ours, theirs, "ctr", comparison)
     console.print(f"written: {out}")

@@ -17,7 +17,7 @@ from recsys.experiments.analysis import Readout, read_out
 from recsys.experiments.gate import Decision, decide
 from recsys.experiments.gate import Evidence as Comparison
 from recsys.experiments.plan import Arm, Experiment, Guardrail, Plan
-from recsys.experiments.roi import Figure, Inputs, Return, reckon
+from recsys.experiments.roi import MIN_DAYS, Figure, Inputs, Return, reckon
 from recsys.publish import bundle_versions, live_version
 from recsys.tables import EXPERIMENT_UNITS, SURFACE_DAYS
 
@@ -219,7 +219,7 @@ def _money(trial: Trial, currency: str, costs: Mapping[str, Any] | None) -> Mone
     if attributed is None or incremental is None or trial.period_days <= 0:
         return None
     inputs = None
-    if costs is not None:
+    if costs is not None and trial.period_days >= MIN_DAYS:
         if costs.get("currency", currency) != currency:
             raise ReportError(f"costs are in {costs['currency']}, the shop's revenue in {currency}: convert them first")
         a_year = incremental.scaled(365.0 / trial.period_days)

@@ -129,7 +129,7 @@ def _check(experiment: Experiment, units: pl.DataFrame) -> None:
 
 def _unreadable(counts: Mapping[str, int], p: float) -> str:
     if not sum(counts.values()):
-        return "no data: no unit was exposed"
+        return "no data: no unit was exposed; run `recsys tables` to read what has come since"
     if p < MISMATCH_P:
         return (
             f"sample-ratio mismatch: the arms' sizes {dict(counts)} have p = {p:.2g} under the planned shares: "

@@ -25,6 +25,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from recsys.errors import UserError
 
 DAYS_PER_YEAR: Final = 365.0
+MIN_DAYS: Final = 7.0
+"""Of an experiment that a year is reckoned from: weekdays and weekends differ."""
 ACCURACIES: Final = (1.0, 0.9, 0.8, 0.7, 0.5)
 """What if the model is only so good? The revenue that it adds is taken to shrink in proportion."""
 
@@ -305,7 +307,7 @@ def read_experiment(path: Path) -> Experiment:
         ROIError: the file is missing, no JSON, or lacks a figure.
     """
     try:
-        return Experiment.model_validate(orjson.loads(path.read_bytes()))
+        found = Experiment.model_validate(orjson.loads(path.read_bytes()))
     except OSError as error:
         raise ROIError(f"{path} cannot be read ({error.strerror})") from error
     except orjson.JSONDecodeError as error:
@@ -313,6 +315,11 @@ def read_experiment(path: Path) -> Experiment:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
         raise ROIError(f"{path} is no experiment's result (docs/roi.md): {problems}") from error
+    if found.period_days < MIN_DAYS:
+        raise ROIError(
+            f"{path} holds {found.period_days:.1f} days: a year is reckoned from a week or more, as weekdays and weekends differ"
+        )
+    return found
 
 
 def parse_figure(text: str) -> list[float] | float:

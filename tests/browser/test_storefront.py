@@ -122,31 +122,38 @@ def test_a_click_is_accepted_and_changes_the_next_page(page: Page, shop_url: str
     assert shown(page, "home") != before
 
 
-def test_rows_are_confirmed_as_they_come_into_the_window(page: Page, shop_url: str) -> None:
-    seen: list[str] = []
-    answers: dict[str, str] = {}
+def test_what_was_in_the_window_is_confirmed_when_the_page_is_left(page: Page, shop_url: str) -> None:
+    renders: list[dict[str, Any]] = []
+    answers: dict[str, dict[str, Any]] = {}
     page.on(
         "request",
         lambda r: (
-            seen.extend(e["request_id"] for e in events_of(r) if e["type"] == "render")
-            if r.url.endswith("/events")
-            else None
+            renders.extend(e for e in events_of(r) if e["type"] == "render") if r.url.endswith("/events") else None
         ),
     )
     page.on(
-        "response",
-        lambda r: answers.update({r.json()["request_id"]: r.json()["surface"]}) if "/recommend?" in r.url else None,
+        "response", lambda r: answers.update({r.json()["request_id"]: r.json()}) if "/recommend?" in r.url else None
     )
     page.set_viewport_size({"width": 1280, "height": 500})
     page.goto(shop_url)
     page.wait_for_selector(row("new_arrivals"), state="attached")
     page.wait_for_load_state("networkidle")
-    assert "new_arrivals" not in {answers[request_id] for request_id in seen}
+    assert renders == []
+    in_window = page.locator(f"{row('home')} {CARD}").evaluate_all(
+        "cards => cards.filter(c => { const r = c.getBoundingClientRect();"
+        " return r.left + r.width / 2 < innerWidth && r.top + r.height / 2 < innerHeight; }).map(c => c.dataset.item)"
+    )
     with page.expect_response(lambda r: r.url.endswith("/events") and r.ok):
-        page.locator(row("new_arrivals")).scroll_into_view_if_needed()
+        page.click(f"{row('home')} {CARD} a")
+    page.wait_for_selector(".offer h1")
+    page.wait_for_selector(row("similar"), state="attached")
     page.wait_for_load_state("networkidle")
-    assert answers[seen[-1]] == "new_arrivals"
-    assert len(set(seen)) == len(seen)
+    seen = {answers[one["request_id"]]["surface"]: one["items"] for one in renders}
+    assert "new_arrivals" not in seen and set(in_window) <= set(seen["home"])
+    home = next(answer for answer in answers.values() if answer["surface"] == "home")
+    assert 0 < len(seen["home"]) < len(ids := [item["item_id"] for item in home["items"]]) and set(seen["home"]) <= set(
+        ids
+    )
 
 
 def test_the_next_page_asks_only_when_the_events_have_arrived(page: Page, shop_url: str) -> None:

@@ -130,7 +130,7 @@ def test_a_render_confirms_an_exposure(shop: Running) -> None:
     assert found[answer["request_id"]]["items"] == ids(answer)[:2] and found["nobody's"]["items"] is None
     eventually(lambda: any(row["request_id"] == answer["request_id"] for row in shop.rows(EXPOSURES)))
     (exposure,) = [row for row in shop.rows(EXPOSURES) if row["request_id"] == answer["request_id"]]
-    assert exposure["items"] == [[item["item_id"], item["source"], 1.0] for item in answer["items"]]
+    assert exposure["items"] == [[item["item_id"], item["source"], 1.0, None] for item in answer["items"]]
     assert (exposure["user_id"], exposure["phase"], exposure["arms"], exposure["request"]) == (
         "\ufffd seen",
         1,

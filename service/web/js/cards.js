@@ -62,15 +62,33 @@ function skeletonRow({ title, surface }) {
   return { section, about, cards };
 }
 
-/** Tell the service once that an answer was really seen: half of its row stood in the window. */
-function watchFor(section, answer) {
-  const watch = new IntersectionObserver((entries) => {
-    if (!entries.some((entry) => entry.isIntersecting)) return;
-    watch.disconnect();
-    confirmSeen(answer);
-  }, { threshold: 0.5 });
-  watch.observe(section);
+/** By answer of the page that is open: the items of which at least half stood in the window. */
+const seen = new Map();
+const watch = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (isIntersecting) seen.get(target.dataset.answer)?.add(target.dataset.item);
+  }
+}, { threshold: 0.5 });
+
+function watchFor(cards, answer) {
+  seen.set(answer.request_id, new Set());
+  for (const card of cards.children) {
+    card.dataset.answer = answer.request_id;
+    watch.observe(card);
+  }
 }
+
+/** Tell the service what was really seen of the page that is left: once for each answer, so only when it is left. */
+function confirmPage() {
+  watch.disconnect();
+  for (const [request_id, items] of seen) {
+    if (items.size) confirmSeen(request_id, [...items]);
+  }
+  seen.clear();
+}
+
+addEventListener("pagehide", confirmPage);
+document.addEventListener("visibilitychange", () => document.visibilityState === "hidden" && confirmPage());
 
 function fill({ section, about, cards }, answer) {
   const { items } = answer;
@@ -90,6 +108,7 @@ function fill({ section, about, cards }, answer) {
  */
 export async function showRows(host, rows, signal) {
   const places = rows.map(skeletonRow);
+  confirmPage();
   host.replaceChildren(...places.map((place) => place.section));
   await settled();
   const shown = [];
@@ -99,7 +118,7 @@ export async function showRows(host, rows, signal) {
       const answer = await recommend({ k: SHOWN, exclude_item_ids: shown, ...question }, signal);
       shown.push(...answer.items.map((item) => item.item_id));
       fill(places[index], answer);
-      if (answer.items.length) watchFor(section, answer);
+      if (answer.items.length) watchFor(cards, answer);
     } catch (error) {
       if (signal.aborted || (index === 0 && error.unreachable)) throw error;
       cards.replaceChildren(el("li", { class: "none" }, `Could not be loaded. ${error.message}`));

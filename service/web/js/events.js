@@ -28,9 +28,9 @@ export function track(...events) {
   return sent;
 }
 
-/** Confirm that an answer was seen. It changes no answer, so nobody waits for it, and only the journal tells when it is lost. */
-export function confirmSeen({ request_id }) {
-  deliver([{ event_id: randomId(), ...identity(), type: "render", request_id }], () => {});
+/** Confirm which items of an answer were seen. It changes no answer, so nobody waits for it, and only the journal tells when it is lost. */
+export function confirmSeen(request_id, items) {
+  deliver([{ event_id: randomId(), ...identity(), type: "render", request_id, items }], () => {});
 }
 
 /** Resolves when the service has all that was tracked, so that its next answer can reflect it. */
