@@ -1,4 +1,4 @@
-"""What several folders of tests need: an empty database of each kind."""
+"""What several folders of tests need: their order, and an empty database of each kind."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ import pytest
 from tests.postgres import database, find_binaries, private_cluster
 
 _NUMBERS = itertools.count()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browser tests come last: Playwright leaves an event loop running, in which no other test can run its own."""
+    items.sort(key=lambda item: "browser" in item.path.parts)
 
 
 @pytest.fixture(scope="session")
