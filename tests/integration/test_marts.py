@@ -204,6 +204,20 @@ def test_the_units_of_an_experiment_with_their_totals_and_their_past(tables: Tab
     )  # ten weeks ago is too long
 
 
+def test_a_return_belongs_to_its_purchases_answer_and_the_order_stays_an_order(tmp_path: Path) -> None:
+    shown = [exposure("bought", 0, "tea", arm="one"), exposure("seen again", 20, "tea", arm="one")]
+    events = [
+        event("buy", 5, "purchase", "tea", order_id="o1", price_cents=300),
+        event("back", 30, "return", "tea"),
+        event("of something older", 31, "return", "jam"),
+    ]
+    tables = built(tmp_path, shown, [render("bought"), render("seen again")], events)
+    rows = tables["outcomes"].select("event_id", "request_id", "revenue_cents", "order_id").rows()
+    assert sorted(rows) == [("back", "bought", 0, "o1"), ("buy", "bought", 0, "o1")]
+    (unit,) = tables["experiment_units"].iter_rows(named=True)
+    assert (unit["orders"], unit["returns"], unit["revenue_cents"]) == (1, 1, 0)
+
+
 def test_who_clicks_nearly_everything_is_no_unit(tmp_path: Path) -> None:
     items = [f"i{n}" for n in range(12)]
     shown = [exposure(f"r-{user}", 0, *items, user_id=user, arm="one") for user in ("ann", "bot")]
