@@ -59,6 +59,21 @@ REGIONS: Final = ("north", "south")
 WEEKS: Final = 12
 START: Final = parse_day("2017-09-01")
 STARTUP_SECONDS: Final = 60
+TILLS_MAPPING: Final = """
+[shop]
+name = "tiny"
+
+[[events]]
+source = "tills"
+files = "tills.csv"
+event_type = "purchase"
+
+[events.columns]
+user_id = "user"
+item_id = "item"
+timestamp = "at"
+"""
+"""Of a file of purchases, tills.csv: user, item, at."""
 
 
 def tiny_catalogue() -> Catalogue:

@@ -14,24 +14,10 @@ from pipelines.ingest import ingest
 from recsys.publish import publish
 from recsys.simulation.constants import Constants
 from tests.integration.test_simulator import CUT, running_redis, world_of
-from tests.shop import tiny_dataset, write_tiny_bundle
+from tests.shop import TILLS_MAPPING, tiny_dataset, write_tiny_bundle
 
 ARMS = ("random", "random_again", "popularity", "phase1")
 QUIET = Console(quiet=True)
-MAPPING = """
-[shop]
-name = "tiny"
-
-[[events]]
-source = "tills"
-files = "tills.csv"
-event_type = "purchase"
-
-[events.columns]
-user_id = "user"
-item_id = "item"
-timestamp = "at"
-"""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +26,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     dataset = tiny_dataset(np.random.default_rng(0))
     publish(folder / "bundles", write_tiny_bundle(folder, dataset.before(CUT)).name)
     (folder / "tills.csv").write_text("user,item,at\nhousehold-00,item-01,2017-09-01\n")
-    (folder / "shop.toml").write_text(MAPPING)
+    (folder / "shop.toml").write_text(TILLS_MAPPING)
     ingest(folder / "shop.toml", folder, QUIET)
     world = world_of(dataset)
     days = (datetime.fromtimestamp(second, UTC).date() for second in (world.cut, world.until + 86_400))

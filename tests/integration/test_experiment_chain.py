@@ -12,7 +12,7 @@ import pytest
 
 from recsys import cli
 from recsys.publish import publish, publish_beside
-from tests.shop import running_service, tiny_catalogue, write_tiny_bundle
+from tests.shop import TILLS_MAPPING, running_service, tiny_catalogue, write_tiny_bundle
 
 PLAN = """
 [layers.ranking]
@@ -27,20 +27,6 @@ arms = [
     { name = "random", share = 0.5, phase = "random" },
     { name = "popular", share = 0.5, phase = "popularity" },
 ]
-"""
-MAPPING = """
-[shop]
-name = "tiny"
-
-[[events]]
-source = "tills"
-files = "tills.csv"
-event_type = "purchase"
-
-[events.columns]
-user_id = "user"
-item_id = "item"
-timestamp = "at"
 """
 VISITS = 60
 
@@ -61,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = folder / "data"
     publish(data / "bundles", write_tiny_bundle(data).name)
     (folder / "experiments.toml").write_text(PLAN)
-    (folder / "shop.toml").write_text(MAPPING)
+    (folder / "shop.toml").write_text(TILLS_MAPPING)
     lines = [f"household-{n:02},{item},2017-09-{1 + n % 28:02}" for n, item in enumerate(tiny_catalogue().item_ids)]
     (folder / "tills.csv").write_text("\n".join(["user,item,at", *lines]) + "\n")
     environment = {"RECSYS_EXPERIMENTS": str(folder / "experiments.toml")}
