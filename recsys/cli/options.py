@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -11,7 +12,9 @@ from rich.console import Console
 if TYPE_CHECKING:
     from service.settings import Settings
 
-console = Console(stderr=False)
+WIDE: Final = 160
+"""Columns of what is written to a file or a pipe, where no terminal says how wide it is: no table is cut."""
+console = Console(width=None if sys.stdout.isatty() else WIDE)
 
 DataDir = Annotated[Path, typer.Option("--data-dir", envvar="RECSYS_DATA_DIR", help="Where this shop's files live.")]
 Database = Annotated[
