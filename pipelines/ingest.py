@@ -155,7 +155,7 @@ def ingest_log(url: URL, data_dir: Path, console: Console) -> None:
         if files := partitions(log, of):
             rows[kind] = _write(source, files, select, raw / f"event_log.{kind}.parquet")
     if rows:
-        told = ", ".join(f"{count:,} {kind} ({added[kind]:,} new)" for kind, count in rows.items() if kind in added)
+        told = ", ".join(f"{count:,} new {kind}" for kind, count in added.items())
         console.print(f"event log: {told}")
 
 

@@ -206,6 +206,7 @@ def _count(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     rows = one("SELECT COUNT(*) FROM stg_events")
     unique = one("SELECT COUNT(*) FROM stg_unique_events")
     returns = one("SELECT COUNT(*) FROM stg_unique_events WHERE event_type = 'return'")
+    bought_and_looked = one("SELECT COUNT(*) FROM stg_unique_events WHERE event_type NOT IN ('return', 'hide')")
     kept = one("SELECT COUNT(*) FROM stg_kept_events")
     quarantined = {reason: int(count) for reason, count in reasons}
     return {
@@ -213,7 +214,7 @@ def _count(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
         "accepted": kept,
         "duplicates": rows - sum(quarantined.values()) - unique,
         "returns": returns,
-        "returned": unique - returns - kept,
+        "returned": bought_and_looked - kept,
         "quarantined": quarantined,
     }
 

@@ -27,7 +27,7 @@ from service.reasons import reasons
 from service.schemas import NO_FILTERS, Filters, RecommendRequest
 from service.session_store import Records, SessionStore, StoreUnavailableError
 
-_SESSION_SECONDS: Final = 30 * 60
+SESSION_SECONDS: Final = 30 * 60
 _PERSONAL: Final = frozenset({Surface.HOME, Surface.BUY_AGAIN, Surface.NEW_ARRIVALS})
 """Surfaces that answer from the shopper's history; the others need nothing from Redis."""
 _OWN_FALLBACK: Final = frozenset({Surface.NEW_ARRIVALS})
@@ -153,7 +153,7 @@ class Answering:
         known = EMPTY_HISTORY if request.user_id is None else live.bundle.histories.of(request.user_id)
         recent = _to_history(live, user if request.user_id is not None else session, now)
         visit = _to_history(live, session, now) if len(session) else recent
-        session_items = visit.items[visit.age_days * 86_400 <= _SESSION_SECONDS]
+        session_items = visit.items[visit.age_days * 86_400 <= SESSION_SECONDS]
         return Shopper(join(known, recent), session_items)
 
     @staticmethod

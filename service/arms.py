@@ -87,15 +87,12 @@ class Arms:
             return Line(self._holder.live, self._rules)
         plan = self._lineup.plan
         assigned = plan.assign(request.user_id, request.session_id, request.where, datetime.fromtimestamp(at, UTC))
-        live, rules = self._answering(assigned.configuration)
-        return Line(self._holder.followed(live), rules, assigned.placements, plan.version)
-
-    def _answering(self, configuration: Configuration) -> tuple[LiveBundle, RulesHolder]:
-        live = self._holder.live
-        if configuration is not THE_SHOPS:
-            live = self._lineup.bundle(configuration)
+        configuration = assigned.configuration
+        is_live = configuration is THE_SHOPS
+        live = self._holder.live if is_live else self._holder.followed(self._lineup.bundle(configuration))
         path = configuration.rules
-        return live, self._rules if path is None else self._lineup.rules[path]
+        rules = self._rules if path is None else self._lineup.rules[path]
+        return Line(live, rules, assigned.placements, plan.version)
 
     async def reload(self) -> None:
         """Follow the file of experiments, and the bundles that serve its phases.
@@ -104,6 +101,7 @@ class Arms:
         """
         path, old = self._file.path, self._lineup
         if path is None:
+            self._lineup = Lineup(NO_PLAN, self._holder.live, {}, {})
             return
         try:
             changed = self._file.changed()
@@ -118,6 +116,7 @@ class Arms:
             await self._follow_old()
         for rules in self._lineup.rules.values():
             await rules.reload()
+            rules.forget([self._holder.live.catalogue, *self.catalogues])
 
     async def _follow(self, plan: Plan) -> None:
         """Serve a plan with what is published now.
@@ -190,14 +189,14 @@ class Arms:
             ArmError: nothing of a phase is published.
         """
         served = {f"phase{phase}": version for phase, version in served_phases(self._holder.folder).items()}
-        named = {name for one in _configurations(plan) for name in (one.phase, one.against)}
-        wanted = named - {None, RANDOM, POPULARITY}
-        for phase in sorted(filter(None, wanted)):
+        named = {name for one in _configurations(plan) for name in (one.phase, one.against) if name is not None}
+        wanted = sorted(named - {RANDOM, POPULARITY})
+        for phase in wanted:
             if phase.startswith("phase") and phase not in served:
                 raise ArmError(
                     f"an arm answers with {phase}, and no bundle of it is published: `recsys publish VERSION --beside`"
                 )
-        return {phase: served.get(phase, phase) for phase in sorted(filter(None, wanted))}
+        return {phase: served.get(phase, phase) for phase in wanted}
 
 
 @dataclass(frozen=True, slots=True)

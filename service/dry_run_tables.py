@@ -71,7 +71,7 @@ def _prices(run: DryRun, currency: str) -> Table:
 
 
 def _amounts(price: Worth, base: float) -> tuple[str, str, str]:
-    """Clicks, their share of all without rules, and revenue."""
+    """Purchases, their share of all without rules, and revenue."""
     return f"{price.purchases:+,.2f}", _share(price.purchases, base), f"{price.revenue_cents / 100:+,.2f}"
 
 

@@ -79,7 +79,11 @@ def _heard(answering: Answering, request: RecommendRequest, answered: Answered) 
     # A witness is never stored, so it lacks what a model needs for that.
     surfaces = {**live.bundle.surfaces, surface: cast("Model", witness)}
     bundle = replace(live.bundle, surfaces=surfaces, popularity=cast("Model", popularity))
-    line = replace(answered.line, live=replace(live, bundle=bundle))
+    against = live.against
+    if against is not None:
+        other = _Witness(against.surfaces[surface], witness.heard)
+        against = replace(against, surfaces={**against.surfaces, surface: cast("Model", other)})
+    line = replace(answered.line, live=replace(live, bundle=bundle, against=against))
     answering.decide(line, request, answered.shopper, answered.at, seed=answered.answer.seed)
     return witness.heard
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -94,6 +95,7 @@ class Metrics:
             registry=registry,
             multiprocess_mode="max",
         )
+        self._stale_rules: set[Path] = set()
         self._arm_children: dict[tuple[str, str, bool], Counter] = {}
         self._rule_children: dict[tuple[str, str], Counter] = {}
         self._answer_children: dict[tuple[str, str, bool], Counter] = {}
@@ -151,10 +153,11 @@ class Metrics:
         self._plan_refused.labels(self._shop).inc(stale)
         self._plan_stale.labels(self._shop).set(stale)
 
-    def rules_refused(self, *, stale: bool) -> None:
-        """Whether the rule file as it is now cannot be used; counted where so."""
+    def rules_refused(self, file: Path, *, stale: bool) -> None:
+        """Whether a rule file as it is now cannot be used; counted where so. The gauge is 1 while any cannot."""
         self._rules_refused.labels(self._shop).inc(stale)
-        self._rules_stale.labels(self._shop).set(stale)
+        (self._stale_rules.add if stale else self._stale_rules.discard)(file)
+        self._rules_stale.labels(self._shop).set(bool(self._stale_rules))
 
     def rule_unknown(self, rule: str, n: int) -> None:
         """How many items a rule cannot judge."""

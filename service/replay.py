@@ -24,7 +24,7 @@ from recsys.store.reading import latest_exposures, logins_of, owner_at, rows_bet
 from recsys.store.schema import EVENTS
 from recsys.store.writing import Row
 from recsys.tables import CATALOGUE_LOG
-from service.answering import join
+from service.answering import SESSION_SECONDS, join
 from service.answers import Shopper
 from service.bundles import LiveBundle
 from service.catalogue import LiveCatalogue
@@ -152,7 +152,7 @@ def _known(live: LiveBundle, request: RecommendRequest, events: list[Happened], 
         np.array([EVENT_CODE[one[3]] for _, one in listed], dtype=np.uint8),
         np.array([(at - one[1]) / _DAY for _, one in listed], dtype=np.float32),
     )
-    return Shopper(join(base, recent), recent.items)
+    return Shopper(join(base, recent), recent.items[recent.age_days * _DAY <= SESSION_SECONDS])
 
 
 def sampled(live: LiveBundle, n: int, at: float, seed: int = 0) -> list[Replayed]:

@@ -63,10 +63,10 @@ class RulesHolder:
         try:
             rules = await asyncio.to_thread(read_rules, self._file.path)
         except RulesError as error:
-            self._metrics.rules_refused(stale=True)
+            self._metrics.rules_refused(self._file.path, stale=True)
             logger.error("the rules are refused, %s stay in force: %s", self.version, error)  # noqa: TRY400
             return
-        self._metrics.rules_refused(stale=False)
+        self._metrics.rules_refused(self._file.path, stale=False)
         if rules.version != self.version:
             logger.info("rules %s are in force", rules.version)
         self._rules, self._engines = rules, {}

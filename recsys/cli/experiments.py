@@ -89,18 +89,22 @@ def counterfactual(
     from recsys.experiments.printing import print_comparison
     from recsys.experiments.random_log import answered, as_log, as_target, read_random_log
     from recsys.publish import bundle_versions
-    from recsys.store.database import database_url, open_database
+    from recsys.store.database import database_url, exists, opened
+    from recsys.store.migrate import version as migrated
     from service.counterfactual import would_answer
     from service.replay import open_live
 
     frame = read_random_log(data_dir / "tables")
-    engine = open_database(database_url(data_dir, database))
-    newest = bundle_versions(data_dir / "bundles")[-1:]
+    url = database_url(data_dir, database)
+    versions = bundle_versions(data_dir / "bundles")
     found = dict[str, dict[str, list[str]]]()
-    for version in (candidate or "".join(newest) or None, champion):
-        live = open_live(data_dir, version)
-        with console.status(f"asking {live.bundle.version} what it would have answered"):
-            found[live.bundle.version] = would_answer(engine, live, set(frame["request_id"]))
+    with opened(url) as engine:
+        if not exists(url) or migrated(engine) is None:
+            raise UserError("there is no log of answers yet: `recsys serve` writes it")
+        for version in (candidate or (versions[-1] if versions else None), champion):
+            live = open_live(data_dir, version)
+            with console.status(f"asking {live.bundle.version} what it would have answered"):
+                found[live.bundle.version] = would_answer(engine, live, set(frame["request_id"]))
     if len(found) < 2:
         raise UserError(f"{next(iter(found))} is live: name another with --candidate or --champion")
     frame = answered(frame, *found.values())
