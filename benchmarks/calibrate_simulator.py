@@ -30,10 +30,9 @@ from recsys.simulation.calibration import (
     random_ctr,
     read_logs,
     real_effective_items,
-    with_clicks,
 )
 from recsys.simulation.clicks import ClickModel
-from recsys.simulation.constants import CONSTANTS, Constants
+from recsys.simulation.constants import CONSTANTS, Constants, with_clicks
 from recsys.simulation.world import World
 
 CUT: Final = "2017-11-01"

@@ -39,22 +39,15 @@ from recsys.simulation.clicks import ClickModel
 from recsys.simulation.constants import Constants
 from recsys.simulation.log import Log
 from recsys.simulation.loop import Simulation
-from recsys.simulation.shops import Answer, AsgiShop, SimulatedClock
+from recsys.simulation.shops import AsgiShop, SimulatedClock
 from recsys.simulation.traffic import plan_visits
 from recsys.simulation.truth import SLICES, Expectation, expectations
 from recsys.simulation.world import World
-from recsys.store.database import database_url, open_database
+from recsys.store.database import database_url, opened
 from recsys.store.migrate import upgrade
-from recsys.tables import CATALOGUE_LOG
-from service.app import create_app
-from service.arms import Arms
-from service.bundles import BundleHolder
-from service.catalogue_log import CatalogueLog
 from service.embedded_redis import embedded_redis
-from service.event_log import EventLog
+from service.main import wire
 from service.metrics import Metrics
-from service.rules import RulesHolder
-from service.session_store import SessionStore
 from service.settings import Settings
 
 CUT: Final = "2017-12-01"
@@ -106,30 +99,14 @@ def write_plan(folder: Path, arms: Sequence[str], start: date, stop: date) -> Pa
 
 
 def service(folder: Path, redis_url: str, clock: SimulatedClock) -> FastAPI:
-    """The service below `folder` under a simulated clock, wired as `service.main` wires it."""
-    settings = Settings(data_dir=folder, redis_url=redis_url, experiments=folder / "experiments.toml")
-    metrics = Metrics(settings.shop, CollectorRegistry())
-    store = SessionStore(
-        redis_url,
-        shop=settings.shop,
-        timeout_ms=1_000,
-        retry_ms=settings.redis_retry_ms,
-        history_events=settings.history_events,
-        history_days=settings.history_days,
+    """The service below `folder` under a simulated clock."""
+    plan = folder / "experiments.toml"
+    settings = Settings(
+        data_dir=folder, redis_url=redis_url, redis_timeout_ms=1_000, experiments=plan, rules=None, database_url=None
     )
-    engine = open_database(database_url(folder))
-    upgrade(engine)
-    log = EventLog(engine, on_lost=metrics.lost, on_unmatched=metrics.unmatched)
-    catalogue_log = CatalogueLog(folder / CATALOGUE_LOG)
-    holder = BundleHolder(folder / "bundles", catalogue_log, metrics.refused)
-    rules = RulesHolder(None, metrics)
-    arms = Arms(settings.experiments, holder, rules, metrics)
-    return create_app(holder, store, log, catalogue_log, rules, arms, metrics, settings, clock)
-
-
-def arm_of(answer: Answer) -> str:
-    """The arm that an answer names."""
-    return str(answer["arms"].get(EXPERIMENT, ""))
+    with opened(database_url(folder)) as engine:
+        upgrade(engine)
+    return wire(settings, Metrics(settings.shop, CollectorRegistry()), clock)
 
 
 @dataclass(frozen=True)
@@ -149,7 +126,7 @@ def simulate(folder: Path, redis_url: str, world: World, constants: Constants, s
     clock = SimulatedClock(float(world.cut))
     with AsgiShop(service(folder, redis_url, clock), clock) as shop:
         model = ClickModel.of(world, constants)
-        simulation = Simulation(model, constants, visits, shop, label=arm_of)
+        simulation = Simulation(model, constants, visits, shop)
         return simulation.run(lambda numbers: track(numbers, "visits", console=console))
 
 

@@ -230,9 +230,9 @@ def _of_sessions(model: SessionKNNModel, asked: Asked, items: ItemArray) -> Expl
 @explain.register
 def _of_content(model: ContentModel, asked: Asked, items: ItemArray) -> Explanations:
     history, found = asked.query.history, {}
+    profile = model.profile(history)
     for item, score, _ in _wanted(asked.of(model), items):
         row = np.array([item], dtype=np.int32)
-        profile = model.profile(history)
         nearest = np.concatenate(
             [model.because(profile, row), profile.seeds[model.nearest(profile, row, MAX_SINGLE)[0]], profile.seeds]
         )

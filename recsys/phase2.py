@@ -66,8 +66,8 @@ DEFAULT: Final = Phase2Config()
 
 def default_params() -> dict[str, Any]:
     """`DEFAULT` as the first trial of a search."""
-    searched = ("content_weight", "kin_weight", "region_weight", "ridge_content_weight", "prior_items")
-    return {**phase1.default_params(), **{name: getattr(DEFAULT, name) for name in searched}}
+    own = ("content_weight", "kin_weight", "region_weight", "ridge_content_weight", "prior_items")
+    return {**phase1.default_params(), **{name: getattr(DEFAULT, name) for name in own}}
 
 
 def suggest(trial: optuna.Trial) -> Phase2Config:

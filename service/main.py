@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from fastapi import FastAPI
 
@@ -31,7 +32,16 @@ def app_from_settings() -> FastAPI:
     if settings.redis_url is None:
         raise UserError("REDIS_URL is not set; `recsys serve` starts an embedded Redis and sets it")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    metrics = Metrics(settings.shop)
+    return wire(settings, Metrics(settings.shop), time.time)
+
+
+def wire(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> FastAPI:
+    """The application on what the settings name; `settings.redis_url` must be given.
+
+    Raises:
+        UserError: see `app_from_settings`.
+    """
+    assert settings.redis_url is not None
     store = SessionStore(
         settings.redis_url,
         shop=settings.shop,
@@ -46,4 +56,4 @@ def app_from_settings() -> FastAPI:
     holder = BundleHolder(settings.data_dir / "bundles", catalogue_log, metrics.refused)
     rules = RulesHolder(settings.rules, metrics)
     arms = Arms(settings.experiments, holder, rules, metrics)
-    return create_app(holder, store, log, catalogue_log, rules, arms, metrics, settings, time.time)
+    return create_app(holder, store, log, catalogue_log, rules, arms, metrics, settings, clock)

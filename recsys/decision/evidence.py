@@ -17,7 +17,7 @@ from recsys.experiments.analysis import Readout, read_out
 from recsys.experiments.gate import Decision, decide
 from recsys.experiments.gate import Evidence as Comparison
 from recsys.experiments.plan import Arm, Experiment, Guardrail, Plan
-from recsys.experiments.roi import MIN_DAYS, Figure, Inputs, Return, reckon
+from recsys.experiments.roi import DAYS_PER_YEAR, MIN_DAYS, Figure, Inputs, Return, reckon
 from recsys.publish import bundle_versions, live_version
 from recsys.tables import EXPERIMENT_UNITS, SURFACE_DAYS
 
@@ -189,8 +189,9 @@ def _trial(tables: Path, experiment: Experiment, arm: str | None, now: datetime)
 
 
 def _holds_until(days: pl.DataFrame, stop: datetime) -> bool:
-    """Whether the marts hold the last day before `stop`; built earlier, they are a look like any other."""
-    return len(days.filter(pl.col("day") >= (stop - A_MOMENT).date())) > 0
+    """Whether the marts hold all of the last day before `stop`, which a row of a later day tells; built earlier, they are a look like
+    any other."""
+    return len(days.filter(pl.col("day") > (stop - A_MOMENT).date())) > 0
 
 
 def _guardrails(experiment: Experiment) -> tuple[Guardrail, ...]:
@@ -222,7 +223,7 @@ def _money(trial: Trial, currency: str, costs: Mapping[str, Any] | None) -> Mone
     if costs is not None and trial.period_days >= MIN_DAYS:
         if costs.get("currency", currency) != currency:
             raise ReportError(f"costs are in {costs['currency']}, the shop's revenue in {currency}: convert them first")
-        a_year = incremental.scaled(365.0 / trial.period_days)
+        a_year = incremental.scaled(DAYS_PER_YEAR / trial.period_days)
         try:
             inputs = Inputs.model_validate({**costs, "currency": currency, "incremental_per_year": a_year})
         except ValidationError as error:

@@ -11,7 +11,7 @@ order, but costs a pass for each draw, is random, and does not give the interval
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import NormalDist
@@ -461,10 +461,11 @@ def evaluate(log: Log, target: Target, *, seed: int = 0) -> Evaluation:
     )
 
 
-def estimators(log: Log, target: Target, *, seed: int = 0) -> dict[str, Terms]:
-    """The terms of every estimator that the target allows, by name."""
-    found = {"ips": ips(log, target), "snips": snips(log, target)}
-    if target.items is not None:
+def estimators(log: Log, target: Target, *, names: Collection[str] = ESTIMATORS, seed: int = 0) -> dict[str, Terms]:
+    """The terms of those of `names` that the target allows."""
+    simple = {"ips": ips, "snips": snips}
+    found = {name: terms(log, target) for name, terms in simple.items() if name in names}
+    if "dr" in names and target.items is not None:
         models = cross_fit(log, n_items=int(target.items.max()) + 1, seed=seed)
         found["dr"] = doubly_robust(log, target, models.predict(log, target))
     return found
@@ -490,7 +491,7 @@ def compare(log: Log, candidate: Target, champion: Target, *, estimator: str = "
         OffPolicyError: no such estimator, or a target does not allow it.
     """
     both = {"candidate": candidate, "champion": champion}
-    found = {name: estimators(log, target, seed=seed) for name, target in both.items()}
+    found = {name: estimators(log, target, names=(estimator,), seed=seed) for name, target in both.items()}
     if any(estimator not in terms for terms in found.values()):
         raise OffPolicyError(f"{estimator!r} is not an estimator of both targets; there are: {', '.join(ESTIMATORS)}")
     ours, theirs = found["candidate"][estimator], found["champion"][estimator]

@@ -257,7 +257,7 @@ class Plan:
             if surface not in self.exploration.surfaces:
                 return NOWHERE
             share = self._outside_holdout * self._exploration.share(arm)
-            return Assignment((Placement(EXPLORATION, arm, unit, share),), _EXPLORING[arm])
+            return Assignment((Placement(EXPLORATION, arm, unit, share),), EXPLORING[arm])
         return self._experiments(user_id, session_id, surface, at)
 
     def _experiments(self, user_id: str | None, session_id: str | None, surface: Surface, at: datetime) -> Assignment:
@@ -320,4 +320,4 @@ class Plan:
         return {(one.name, arm.name): arm.configuration for one in self.experiments for arm in one.arms}
 
 
-_EXPLORING: Final = {name: Configuration(phase=name) for name in ("random", "popularity")}
+EXPLORING: Final = {name: Configuration(phase=name) for name in ("random", "popularity")}

@@ -65,7 +65,7 @@ def sizes(plan: Plan, experiment: Experiment, baseline: Baseline, lift: float, p
         days = WEEK_DAYS * math.ceil(units / per_day / WEEK_DAYS)
         by_then = None if planned is None else int(planned * per_day)
         reached = detectable = None
-        if by_then is not None and by_then > WEEK_DAYS:
+        if by_then is not None and by_then > 1:  # fewer cannot be compared
             reached = _solve(baseline, "power", ALPHA / len(arms), ratio, rel_effect_size=lift, n_obs=by_then)
             detectable = _solve(baseline, "rel_effect_size", ALPHA / len(arms), ratio, power=power, n_obs=by_then)
         found.append(Size(experiment.name, arm, units, days, planned, reached, detectable))

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from recsys.events import Surface
 from recsys.experiments.offpolicy import Comparison
-from recsys.experiments.plan import Assignment, Configuration, Experiment, Plan
+from recsys.experiments.plan import EXPLORING, THE_SHOPS, Assignment, Configuration, Experiment, Plan
 
 if TYPE_CHECKING:
     from recsys.experiments.power import Baseline
@@ -35,8 +35,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     arms = Table("experiment", "arm", "buckets", "share of all units", "answers with")
     of_arm = {(one.name, arm.name): arm.configuration for one in plan.experiments for arm in one.arms}
     for experiment, arm, buckets, share in plan.shares():
-        fallback = Configuration(phase=arm) if arm in ("random", "popularity") else Configuration()
-        configuration = of_arm.get((experiment, arm), fallback)
+        configuration = of_arm.get((experiment, arm), EXPLORING.get(arm, THE_SHOPS))
         arms.add_row(experiment, arm, f"{buckets.start:,} to {buckets.stop:,}", f"{share:.2%}", _words(configuration))
     console.print(arms)
 

@@ -55,14 +55,20 @@ class ItemFacts:
 
         The unknown code, -1, is a group of its own, the last of its kind.
         """
-        sizes = self.groups.max(axis=1, initial=-1).astype(np.int64) + 2
+        sizes = self._sizes
         starts = np.cumsum(sizes) - sizes
         return np.ascontiguousarray((self.groups % sizes[:, None] + starts[:, None]).T)
 
     @cached_property
     def n_groups(self) -> int:
         """Of all kinds together."""
-        return int((self.groups.max(axis=1, initial=-1).astype(np.int64) + 2).sum())
+        return int(self._sizes.sum())
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64]:
+        """Groups of each kind, the unknown one among them."""
+        sizes: NDArray[np.int64] = self.groups.max(axis=1, initial=-1).astype(np.int64) + 2
+        return sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +223,8 @@ def _groups(facts: ItemFacts, bought: Purchases, columns: Columns, candidates: I
     single: Columns = {name: value.astype(np.float32) for name, value in values.items()}
     since = np.bincount(history[ages < NEVER], minlength=n)[asked]
     own = np.flatnonzero(np.repeat(columns["own_age_1"] < NEVER, kinds))
-    begins = np.cumsum(np.bincount(history, minlength=n)) - np.bincount(history, minlength=n)
+    sizes = np.bincount(history, minlength=n)
+    begins = np.cumsum(sizes) - sizes
     since[own] = line.searchsorted(_on_line(asked[own], columns["own_age_1"][own // kinds])) - begins[asked[own]]
     recent, lasting = recents
     share = np.repeat(columns[f"own_{lasting}"], kinds) / np.maximum(single[lasting], TINY)

@@ -128,7 +128,7 @@ class ContentModel:
         return np.concatenate([newest, self.order[first_eligible(self.order, n - len(newest), eligible)]])
 
     def profile(self, history: History) -> Profile:
-        """The features of what is known of a shopper; `history` is not empty."""
+        """The features of what is known of a shopper; of an empty `history` all is 0."""
         found = [strongest_items(history, days, self.max_items, len(self.features)) for days in self.half_lives]
         seeds, strengths = found[0]
         features, lengths = zip(*(self._sum_features(*one) for one in found), strict=True)

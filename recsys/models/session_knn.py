@@ -53,11 +53,11 @@ class SessionKNNModel:
             return EMPTY_RANKING
         entries, place = self._entries(near)
         keep = eligible[entries]
-        entries = entries[keep]
-        scores = near.shared.sum(axis=1)[place[keep]] * self.idf[entries]
+        entries, place = entries[keep], place[keep]
+        scores = near.shared.sum(axis=1)[place] * self.idf[entries]
         items, totals = sum_by_item(entries, scores, len(self.idf))
         ranking = rank(self.name, items, totals, k)
-        because = near.seeds[np.argmax(self.pulls(near, ranking.items), axis=1)]
+        because = near.seeds[np.argmax(self._pulls(near, entries, place, ranking.items), axis=1)]
         return Ranking(ranking.items, ranking.scores, ranking.sources, because)
 
     def neighbours(self, query: Query) -> Neighbours:
@@ -79,10 +79,13 @@ class SessionKNNModel:
 
     def pulls(self, near: Neighbours, items: ItemArray) -> ScoreArray:
         """`(m, s)` float32: what each seed adds to the score of each of `items` `(m,)`, different ones, by the sessions that hold both."""
-        entries, place = self._entries(near)
+        return self._pulls(near, *self._entries(near), items)
+
+    def _pulls(self, near: Neighbours, entries: ItemArray, place: NDArray[np.int64], items: ItemArray) -> ScoreArray:
         order = np.argsort(items)
-        found = np.minimum(items[order].searchsorted(entries), max(len(items) - 1, 0))
-        hits = np.flatnonzero(items[order][found] == entries) if len(items) else np.empty(0, dtype=np.intp)
+        ascending = items[order]
+        found = np.minimum(ascending.searchsorted(entries), max(len(items) - 1, 0))
+        hits = np.flatnonzero(ascending[found] == entries) if len(items) else np.empty(0, dtype=np.intp)
         pulls = np.zeros((len(items), len(near.seeds)), dtype=np.float32)
         np.add.at(pulls, order[found[hits]], near.shared[place[hits]])
         return pulls * self.idf[items][:, None]

@@ -7,16 +7,16 @@ random in the full one (Saito et al., "Open Bandit Dataset and Pipeline", NeurIP
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from recsys.simulation.clicks import ClickModel, examination
-from recsys.simulation.constants import Constants
 from recsys.simulation.world import Floats, Ints
 
 LOGS: Final = ("random", "bts")
@@ -76,10 +76,8 @@ def random_ctr(counts: pl.DataFrame) -> Estimate:
     """Clicks per impression of the random logs, with Wilson's interval."""
     log = counts.filter(pl.col("policy") == "random")
     clicks, n = int(log["clicks"].sum()), int(log["impressions"].sum())
-    z, share = 1.959964, clicks / n
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return Estimate(share, float(middle - half), float(middle + half))
+    interval = binomtest(clicks, n).proportion_ci(0.95, "wilson")
+    return Estimate(clicks / n, float(interval.low), float(interval.high))
 
 
 def position_effect(counts: pl.DataFrame) -> Estimate:
@@ -228,11 +226,6 @@ def fit_taste_share(trial: Trial, target: float = TARGET_GAIN, steps: int = 3) -
         else:
             high, gain_high = share, gain
     return share
-
-
-def with_clicks(constants: Constants, **changes: Any) -> Constants:
-    """The same constants with others in what makes a shopper click."""
-    return replace(constants, clicks=replace(constants.clicks, **changes))
 
 
 def real_effective_items(folder: Path) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -140,3 +140,8 @@ def _made(part: type[Any], values: dict[str, Any], where: str) -> Any:
     if set(values) != names:
         raise ValueError(f"{where} has {sorted(values)}, needed are {sorted(names)}")
     return part(**values)
+
+
+def with_clicks(constants: Constants, **changes: Any) -> Constants:
+    """The same constants with others in what makes a shopper click."""
+    return replace(constants, clicks=replace(constants.clicks, **changes))

@@ -9,7 +9,7 @@ from typing import Any, Final
 import polars as pl
 
 from recsys.simulation.clicks import ClickModel
-from recsys.simulation.constants import CLEAN, Constants
+from recsys.simulation.constants import CLEAN, Constants, with_clicks
 from recsys.simulation.log import Log
 from recsys.simulation.loop import Simulation
 from recsys.simulation.shops import Answer, CallableShop, Request
@@ -120,7 +120,7 @@ def sensitivity(
     recorded = {arm: Recorded(answer) for arm, answer in arms.items()}
     rows: list[dict[str, Any]] = []
     for name, value in ((name, value) for name, values in ranges.items() for value in values):
-        changed = replace(constants, clicks=replace(constants.clicks, **{name: value}))
+        changed = with_clicks(constants, **{name: value})
         model = ClickModel.of(world, changed)
         found = {}
         for arm, answer in recorded.items():

@@ -130,7 +130,7 @@ class World:
         bought = (
             pl.scan_parquet(tables / "interactions.parquet")
             .select(columns)
-            .filter(pl.col("event_type") == EventType.PURCHASE, pl.col("occurred_at") < datetime.fromtimestamp(stop))
+            .filter(pl.col("event_type") == EventType.PURCHASE, pl.col("occurred_at").dt.epoch("s") < stop)
             .with_columns(pl.col("occurred_at").dt.epoch("s").alias("second"))
             .collect()
         )

@@ -68,14 +68,16 @@ def units(
 
 
 def days(frame: pl.DataFrame) -> pl.DataFrame:
-    """One day on one surface."""
+    """The last day of the experiment on one surface, and one answer of the day after."""
     sums = frame.group_by("arm").agg(pl.col("exposures", "clicks").sum())
     columns = {column.name: None for column in SURFACE_DAYS.columns}
-    return sums.select("arm", "exposures", "clicks").with_columns(
+    last = sums.select("arm", "exposures", "clicks").with_columns(
         experiment=pl.lit("phases"),
         day=START.date() + timedelta(days=13),
         **dict.fromkeys(columns.keys() - {"arm", "exposures", "clicks", "experiment", "day"}),
     )
+    after = {"arm": "", "experiment": "", "day": START.date() + timedelta(days=14), "exposures": 1.0, "clicks": 0.0}
+    return pl.concat([last, pl.DataFrame([after])], how="diagonal_relaxed")
 
 
 def shop(folder: Path, frame: pl.DataFrame, *, candidate: float = 0.42) -> Path:

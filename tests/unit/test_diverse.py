@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from recsys.evaluation.evaluate import spread_over
 from recsys.models.diverse import Diverse
-from recsys.models.fit.diverse import DiverseRecommender, parents
+from recsys.models.fit.diverse import DiverseRecommender
+from recsys.models.fit.item_facts import item_groups
 from recsys.ranking import Mask, ModelState, Query, Ranking
 from tests.factories import make_catalogue, make_dataset
 
@@ -117,12 +118,12 @@ def test_codes_come_from_the_catalogue() -> None:
         categories=("DAIRY", "DAIRY > CHEESE", "DAIRY > MILK", "FOOD > DAIRY > MILK"),
         category=codes(1, 2, 0, 3, -1, 1),
     )
-    assert parents(catalogue).tolist() == [0, 0, 0, 1, -1, 0]
+    assert item_groups(catalogue)["above"].tolist() == [0, 0, 0, 1, -1, 0]
     dataset = replace(make_dataset([(1, 0, 0, "view")], n_items=6, n_users=1), catalogue=catalogue)
     model = DiverseRecommender().fit(dataset.with_spare(2), 10, np.random.default_rng(0))
     assert model.category.tolist() == [1, 2, 0, 3, -5, 1, -7, -8]
     assert model.parent.tolist() == [0, 0, 0, 1, -5, 0, -7, -8]
-    assert model.brand.tolist() == [-1, 0, 1, 2, -5, 1, -7, -8]
+    assert model.brand.tolist() == [-1, 1, 2, 0, -5, 2, -7, -8]  # in the order of their names
     assert model.category.dtype == model.parent.dtype == model.brand.dtype == np.int32
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.dataset import Catalogue, Dataset
+from recsys.dataset import Dataset
 from recsys.models.diverse import Diverse
+from recsys.models.fit.item_facts import item_groups
 from recsys.models.fit.popularity import order_by
-from recsys.ranking import NO_ITEM, ItemArray
-
-SEPARATOR = " > "
+from recsys.ranking import ItemArray
 
 
 @dataclass(frozen=True)
@@ -24,28 +22,15 @@ class DiverseRecommender:
 
     def fit(self, dataset: Dataset, at: int, rng: np.random.Generator) -> Diverse:  # noqa: ARG002
         """See `Recommender`."""
-        catalogue = dataset.catalogue
+        groups = item_groups(dataset.catalogue)
         return Diverse(
             model=order_by(np.zeros(0), "nothing"),
-            category=_apart(catalogue.category),
-            parent=_apart(parents(catalogue)),
-            brand=_apart(_codes(catalogue.brands)),
+            category=_apart(groups["category"]),
+            parent=_apart(groups["above"]),
+            brand=_apart(groups["brand"]),
             strength=0.0,
             depth=self.depth,
         )
-
-
-def parents(catalogue: Catalogue) -> ItemArray:
-    """`(n_items,)` int32: a code for the level above each item's category, or for a category of the first level itself."""
-    above = [name.rpartition(SEPARATOR)[0] or name for name in catalogue.categories]
-    return np.append(_codes(above), np.int32(NO_ITEM))[catalogue.category]  # code -1 is the last
-
-
-def _codes(names: Iterable[str | None]) -> ItemArray:
-    """A code for each name, -1 for none."""
-    known: dict[str, int] = {}
-    codes = [NO_ITEM if name is None else known.setdefault(name, len(known)) for name in names]
-    return np.array(codes, dtype=np.int32)
 
 
 def _apart(codes: ItemArray) -> ItemArray:

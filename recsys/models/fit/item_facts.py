@@ -27,7 +27,7 @@ def fit_facts(dataset: Dataset, at: int) -> ItemFacts:
     columns["trend"] = _trend(demand[3.0], demand[90.0])
     columns |= _sales(dataset, at) | _repeats(dataset)
     columns["log_price"] = log_price
-    groups = _groups(dataset.catalogue)
+    groups = item_groups(dataset.catalogue)
     for name, codes in groups.items():
         columns |= _group_demand(name, codes, demand[10.0], demand[30.0])
     values = np.stack(list(columns.values()), axis=1).astype(np.float32)
@@ -71,8 +71,8 @@ def _repeats(dataset: Dataset) -> dict[str, NDArray[np.float64]]:
     return {"repeats": repeats / np.maximum(np.bincount(item, minlength=n), 1), "gap": usual}
 
 
-def _groups(catalogue: Catalogue) -> dict[str, NDArray[np.int32]]:
-    """Codes `(n_items,)` of each item's category, of the category above it, and of its brand."""
+def item_groups(catalogue: Catalogue) -> dict[str, NDArray[np.int32]]:
+    """Codes `(n_items,)` of each item's category, of the category above it (itself on the first level), and of its brand; -1 where unknown."""
     above = [path.rsplit(" > ", 1)[0] for path in catalogue.categories]
     codes = np.unique(np.array(above, dtype=object).astype(str), return_inverse=True)[1].astype(np.int32)
     parent = np.append(codes, -1)[catalogue.category].astype(np.int32)
