@@ -99,10 +99,16 @@ def _another_ran(candidate: str, trial: Trial) -> list[str]:
 
 
 def _surely(trial: Trial, lift: dict[str, Any]) -> tuple[bool, bool]:
-    """Whether the arm is surely better, and whether surely worse."""
+    """Whether the arm is surely better, and whether surely worse: by the difference and, where there is one, by the ratio. With few
+    events the two disagree, and then nothing is sure."""
     # Arms that are read out while they run are looked at again and again: only sequential intervals hold then.
-    low, high = (lift["low"], lift["high"]) if trial.is_over else (lift["sequential_low"], lift["sequential_high"])
-    return (low > 0, high < 0) if METRICS[lift["metric"]].better == "higher" else (high < 0, low > 0)
+    prefix = "" if trial.is_over else "sequential_"
+    lows, highs = (
+        [value for kind in ("", "relative_") if (value := lift[f"{prefix}{kind}{end}"]) is not None]
+        for end in ("low", "high")
+    )
+    more, less = min(lows) > 0, max(highs) < 0
+    return (more, less) if METRICS[lift["metric"]].better == "higher" else (less, more)
 
 
 def _judge_others(trial: Trial, harm: list[str], open_points: list[str]) -> None:

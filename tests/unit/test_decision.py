@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,17 @@ def test_an_experiment_that_was_ended_early_is_judged_as_one_that_runs(tmp_path:
     found = evidence(tmp_path, units(0.055, seed=3), plan=early)
     assert found.trial is not None and not found.trial.is_over
     assert decide(found).call is Call.HOLD
+
+
+def test_a_ratio_that_may_be_none_is_not_surely_better(tmp_path: Path) -> None:
+    found = evidence(
+        tmp_path, units(3.0, per_arm=(60, 60), seed=1).with_columns(clicks=pl.col("clicks") * (pl.col("clicks") > 2))
+    )
+    assert found.trial is not None
+    trial = replace(found.trial, is_over=False)
+    lift = trial.lift("ctr")
+    assert lift is not None and lift["sequential_low"] > 0 > lift["sequential_relative_low"]
+    assert not any("surely better" in reason for reason in decide(replace(found, trial=trial)).reasons)
 
 
 def test_money_is_the_difference_of_all_revenue_times_all_units(tmp_path: Path) -> None:
