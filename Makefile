@@ -5,7 +5,6 @@ BIN := $(VENV)/bin
 RECSYS := $(BIN)/recsys
 DATA := data
 VENV_BENCH := .venv-bench
-DOCUMENTS := README.md docs/offpolicy.md
 LIGHTFM := lightfm-next==1.19.0
 # obp declares versions of 2022; these are the ones that its estimators were run with here.
 OBP := obp==0.5.7
@@ -104,7 +103,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(RECSYS) docs --check $(DOCUMENTS)
+	$(RECSYS) docs --check
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
@@ -149,8 +148,10 @@ bench-experiments: $(VENV)/installed ## The statistics of experiments against kn
 
 bench-offpolicy: $(VENV)/installed $(VENV_BENCH)/installed-obp ## Off-policy estimates beside the truth and obp (needs ../shared/data)
 	$(BIN)/python -m benchmarks.offpolicy
+
 bench-reasons: $(VENV)/installed ## Does an item's score fall without the event that its reason cites? (needs trained bundles)
 	$(BIN)/python -m benchmarks.reasons
+
 bench-simulator: $(VENV)/installed ## What there is to gain in the simulator: lists without a model, and the truth
 	$(BIN)/python -m benchmarks.simulator_range
 
@@ -161,7 +162,7 @@ case-study: $(VENV)/installed ## Five arms in the real service against shoppers 
 	$(BIN)/python -m benchmarks.case_study
 
 docs: $(VENV)/installed ## Bring the documents' tables up to date with reports/
-	$(RECSYS) docs $(DOCUMENTS)
+	$(RECSYS) docs
 
 clean: ## Remove everything that was built; keeps the event log
 	rm -rf $(VENV) $(VENV_BENCH) $(DATA)/raw $(DATA)/tables $(DATA)/bundles $(DATA)/mlflow build dist *.egg-info

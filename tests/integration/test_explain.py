@@ -105,14 +105,20 @@ def test_without_what_is_cited_an_item_stands_lower_or_not_at_all(client: httpx.
 def test_a_pinned_item_is_there_by_a_rule(client: httpx.Client) -> None:
     first = explained(client, user_id="household-01", surface="trending", k=3)["items"][0]
     assert first["item_id"] == "item-07" and first["rules"] == ["hero"]
-    if first["source"] == "pinned":
-        assert [one["about"] for one in first["explanation"]["contributions"]] == ["a rule of the shop"]
+    # Trending knows the item too: the rule moved it, the model explains it.
+    assert first["source"] == "popularity"
+    assert [one["about"] for one in first["explanation"]["contributions"]] == ["how wanted it is"]
 
 
 def test_an_item_that_joined_is_explained(client: httpx.Client) -> None:
     items = explained(client, user_id="household-02", surface="new_arrivals", k=12)["items"]
     (joined,) = [item for item in items if item["item_id"] == "oat-1"]
-    assert "new here" in joined["explanation"]["contributions"][0]["about"] or joined["explanation"]["cited"]
+    told = joined["explanation"]
+    if joined["source"] == "new_arrivals":
+        assert told["contributions"][0]["about"] == "it is new here" and told["cited"] is None
+    else:
+        assert joined["source"] == "new_arrivals_for_you" and told["contributions"][0]["item_id"] == told["cited"]
+        assert told["cited"] is not None
 
 
 def test_get_and_post_explain_alike(client: httpx.Client) -> None:

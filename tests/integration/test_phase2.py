@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import httpx
 import numpy as np
@@ -12,12 +11,12 @@ import pytest
 
 from recsys.dataset import SECONDS_PER_DAY
 from recsys.publish import publish
+from tests.integration.test_service import SURFACES, ask
 from tests.shop import running_service, tiny_dataset, write_tiny_bundle
 
 UNSOLD = "item-03"
 """Soy milk, which only tastes like the other milk."""
 UNSOLD_ROW = 3
-SURFACES = ("home", "similar", "bought_together", "cart", "buy_again", "trending", "new_arrivals")
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +32,6 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     publish(folder / "bundles", write_tiny_bundle(folder, shop, phase=2).name)
     with running_service(folder) as url, httpx.Client(base_url=url, timeout=30) as client:
         yield client
-
-
-def ask(client: httpx.Client, **parameters: Any) -> dict[str, Any]:
-    response = client.get("/recommend", params=parameters)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
 
 
 @pytest.mark.parametrize("surface", SURFACES)

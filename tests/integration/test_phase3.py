@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recsys.publish import publish
-from tests.integration.test_phase2 import SURFACES, ask
+from tests.integration.test_service import SURFACES, ask
 from tests.shop import running_service, tiny_dataset, write_tiny_bundle
 
 
