@@ -48,7 +48,7 @@ class Healer:
             until = await self._store.complete_until()
             well = until is not None and now - until < 5 * HEAL_SECONDS
             if self._started and well and self._store.behind_since is None:
-                await self._store.set_complete(now)
+                await self._store.stay_complete(now)
             elif await self._store.lead(LEAD_SECONDS):
                 await self._heal(until, now)
         except StoreUnavailableError:
@@ -70,8 +70,8 @@ class Healer:
                 self._store.note_behind(behind)
             raise
         self._started = True
-        await self._store.set_complete(now)
-        await self._store.retire()
+        if not await self._store.retire(now):
+            logger.info("Redis was emptied while it was filled: the next look fills it again")
         if added:
             logger.info("%d events of the database were put into the histories", added)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import struct
 import time
 from collections.abc import Awaitable, Mapping, Sequence
@@ -113,6 +114,13 @@ return added
 )
 # ARGV: session, user, Unix time.
 _JOIN: Final = _HISTORIES + "join(ARGV[4], ARGV[5], tonumber(ARGV[6]))"
+# KEYS: who leads, until when all is complete. ARGV: this process, Unix time.
+_RETIRE: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[2], ARGV[2])
+redis.call('DEL', KEYS[1])
+return 1
+"""
 
 
 class StoreUnavailableError(Exception):
@@ -152,6 +160,8 @@ class SessionStore:
         self._client: redis.Redis = redis.Redis.from_url(url)
         self._append = self._client.register_script(_APPEND)
         self._join = self._client.register_script(_JOIN)
+        self._retire = self._client.register_script(_RETIRE)
+        self._token = secrets.token_hex(8)
         self._shop = shop
         self._timeout = timeout_ms / 1_000
         self._retry = retry_ms / 1_000
@@ -285,20 +295,22 @@ class SessionStore:
         value = await self._ask_once(self._client.get(f"{self._shop}:complete"))
         return None if value is None else float(value)
 
-    async def set_complete(self, until: float) -> None:
-        """See `complete_until`."""
-        await self._ask_once(self._client.set(f"{self._shop}:complete", until))
+    async def stay_complete(self, until: float) -> None:
+        """Histories that were complete still are. A Redis that was emptied since it was asked stays known as such."""
+        await self._ask_once(self._client.set(f"{self._shop}:complete", until, xx=True))
 
     async def lead(self, seconds: int, *, again: bool = False) -> bool:
         """Whether this process, of all workers, is the one to fill the histories for the next seconds."""
         key = f"{self._shop}:healing"
         if again:
             return bool(await self._ask_once(self._client.expire(key, seconds)))
-        return bool(await self._ask_once(self._client.set(key, "1", nx=True, ex=seconds)))
+        return bool(await self._ask_once(self._client.set(key, self._token, nx=True, ex=seconds)))
 
-    async def retire(self) -> None:
-        """Let another worker fill the histories."""
-        await self._ask_once(self._client.delete(f"{self._shop}:healing"))
+    async def retire(self, complete_until: float) -> bool:
+        """Note that the histories hold all events, and let another worker lead. False where this one leads no more: Redis was emptied, or
+        another one has begun, so that nobody knows."""
+        keys = [f"{self._shop}:healing", f"{self._shop}:complete"]
+        return bool(await self._ask_once(self._retire(keys=keys, args=[self._token, complete_until])))
 
     async def _ask_once(self, question: Awaitable[Any]) -> Any:
         """A question of the background: that it went wrong says nothing of the answers that shoppers wait for."""

@@ -130,9 +130,23 @@ def test_only_one_leads_and_what_is_complete_is_remembered(run: Any) -> None:
     async def work(store: SessionStore) -> None:
         assert await store.complete_until() is None
         assert await store.lead(60) is True and await store.lead(60) is False
-        await store.retire()
+        assert await store.retire(NOW) is True and await store.complete_until() == NOW
+        await store.stay_complete(NOW + 1)
+        assert await store.complete_until() == NOW + 1
         assert await store.lead(60) is True
-        await store.set_complete(NOW)
-        assert await store.complete_until() == NOW
+
+    run(work)
+
+
+def test_a_redis_that_is_emptied_meanwhile_is_not_taken_for_complete(run: Any) -> None:
+    async def work(store: SessionStore) -> None:
+        assert await store.lead(60) and await store.retire(NOW)
+        await store._client.flushall()
+        await store.stay_complete(NOW + 1)  # who asked before it was emptied
+        assert await store.complete_until() is None
+        assert await store.lead(60)
+        await store._client.flushall()
+        assert await store.retire(NOW + 2) is False  # who filled it before it was emptied
+        assert await store.complete_until() is None
 
     run(work)
