@@ -58,10 +58,10 @@ def _export(engine: Engine, table: Table, day: str, folder: Path) -> int:
         match = _LAST.fullmatch(path.name)
         if match is None or int(match[1]) > done:
             path.unlink()
-    added = 0
+    added, nested = 0, {column.name for column in table.columns if isinstance(column.type, JSON)}
     for rows in _in_files(rows_between(engine, table, done, until)):
         frame = pl.DataFrame(
-            [_plain(row, table) for row in rows],
+            [_plain(row, nested) for row in rows],
             schema={column.name: _polars_type(column.type) for column in table.columns},
             orient="row",
         )
@@ -85,9 +85,8 @@ def _in_files(chunks: Iterable[list[dict[str, Any]]]) -> Iterable[list[dict[str,
         yield waiting
 
 
-def _plain(row: dict[str, Any], table: Table) -> dict[str, Any]:
-    """A row with JSON as text."""
-    nested = {column.name for column in table.columns if isinstance(column.type, JSON)}
+def _plain(row: dict[str, Any], nested: set[str]) -> dict[str, Any]:
+    """A row with its `nested` columns as text, JSON."""
     return {
         name: orjson.dumps(value).decode() if name in nested and value is not None else value
         for name, value in row.items()

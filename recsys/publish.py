@@ -136,8 +136,7 @@ def publish(
         if not versions:
             raise BundleError(f"{bundles} holds no bundle: run `recsys train --phase 1` first")
         version = versions[-1]
-    if version not in versions:
-        raise BundleError(f"no bundle {version!r}; there are: {', '.join(versions) or 'none'}")
+    _require(bundles, version)
     if force is not None and not force.strip():
         raise GateError("what is forced needs a reason, which the ledger keeps")
     decision = review(bundles, version, evidence=evidence, tolerances=tolerances)
@@ -151,14 +150,19 @@ def publish(
     return version
 
 
+def _require(bundles: Path, version: str) -> None:
+    versions = bundle_versions(bundles)
+    if version not in versions:
+        raise BundleError(f"no bundle {version!r}; there are: {', '.join(versions) or 'none'}")
+
+
 def publish_beside(bundles: Path, version: str, *, reason: str = "") -> str:
     """Let a bundle serve the arms of experiments that name its phase, and leave live what is. No gate: nobody else meets it.
 
     Raises:
         BundleError: there is no such bundle, it is damaged, or it fails the smoke test.
     """
-    if version not in bundle_versions(bundles):
-        raise BundleError(f"no bundle {version!r}; there are: {', '.join(bundle_versions(bundles)) or 'none'}")
+    _require(bundles, version)
     smoke_test(load_bundle(bundles / version))
     _record(bundles, "beside", version, reason)
     return version

@@ -10,12 +10,12 @@ from recsys.ranking import NO_ITEM
 from recsys.store.schema import Origin
 from recsys.store.writing import Row
 from service.bundles import LiveBundle
-from service.event_log import Batch, EventLog, EventLogError, Stored, received, unix
+from service.event_log import Batch, EventLog, EventLogError, Stored, received, unix, utc
 from service.healing import live_event
 from service.judging import ACCEPTED, DUPLICATE, REJECTED, VERDICTS, Judged, Verdict, judge
 from service.metrics import Metrics
 from service.schemas import Event, Render
-from service.session_store import SessionStore
+from service.session_store import LiveEvent, SessionStore
 
 
 class Intake:
@@ -51,7 +51,7 @@ class Intake:
         """
         if not events and not renders:
             return {}
-        moment = datetime.fromtimestamp(now, UTC).replace(tzinfo=None)
+        moment = utc(now)
         rows = [_event_row(one, received(number, moment)) for number, one in enumerate(events)]
         shown = [_render_row(one, received(number, moment)) for number, one in enumerate(renders)]
         try:
@@ -63,7 +63,7 @@ class Intake:
         fresh = zip((*events, *renders), (*stored.fresh, *stored.fresh_renders), strict=True)
         return {id(one): _verdict(one, new=new) for one, new in fresh}
 
-    def _for_histories(self, rows: Sequence[Row], stored: Stored, now: float) -> list[Any]:
+    def _for_histories(self, rows: Sequence[Row], stored: Stored, now: float) -> list[LiveEvent]:
         new = [row for row, fresh in zip(rows, stored.fresh, strict=True) if fresh]
         oldest = now - self._store.history_seconds
         known = [row for row in stored.known if unix(row["received_at"]) >= oldest]

@@ -32,12 +32,11 @@ class Logins:
         user, until = self._known.get(session_id, ("", 0.0))
         if user == user_id and now < until:
             return
+        self._log.login(session_id, user_id, now)  # the database knows it even if no further request says so
         try:
             await self._store.join(session_id, user_id, now)
         except StoreUnavailableError:
-            self._log.login(session_id, user_id, now)  # the database knows it even if no further request says so
             return
-        self._log.login(session_id, user_id, now)
         self._known[session_id] = (user_id, now + REMEMBER_SECONDS)
         self._known.move_to_end(session_id)
         if len(self._known) > REMEMBERED:

@@ -248,24 +248,7 @@ class SessionStore:
             StoreUnavailableError: Redis cannot be asked now.
         """
         self._check_circuit()
-        return await self._apply(events)
-
-    async def join(self, session_id: str, user_id: str, at: float) -> None:
-        """From this moment on the session is the user's, and so is what it did before anybody logged in.
-
-        Raises:
-            StoreUnavailableError: Redis cannot be asked now.
-        """
-        self._check_circuit()
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._join(args=[*self._common(), session_id, user_id, at])
-        except (RedisError, OSError, TimeoutError) as error:
-            self._open_circuit(error)
-            raise StoreUnavailableError(str(error)) from error
-
-    async def _apply(self, events: Sequence[LiveEvent]) -> int:
-        """Some events in each call of the script: nobody else reads meanwhile."""
+        # Some events in each call of the script: nobody else reads meanwhile.
         pipeline = self._client.pipeline(transaction=False)
         now = time.time()
         for start in range(0, len(events), _EVENTS_A_CALL):
@@ -280,6 +263,20 @@ class SessionStore:
             self._open_circuit(error)
             raise StoreUnavailableError(str(error)) from error
         return sum(results)
+
+    async def join(self, session_id: str, user_id: str, at: float) -> None:
+        """From this moment on the session is the user's, and so is what it did before anybody logged in.
+
+        Raises:
+            StoreUnavailableError: Redis cannot be asked now.
+        """
+        self._check_circuit()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._join(args=[*self._common(), session_id, user_id, at])
+        except (RedisError, OSError, TimeoutError) as error:
+            self._open_circuit(error)
+            raise StoreUnavailableError(str(error)) from error
 
     def _common(self) -> list[int | str]:
         return [self._shop, self._keep_bytes, self.history_seconds]

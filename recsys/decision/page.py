@@ -79,15 +79,15 @@ def as_html(evidence: Evidence, verdict: Verdict) -> str:
     )
     environment.filters |= {"percent": _percent, "money": _money, "number": _number}
     trial = evidence.trial
-    readable = trial is not None and not trial.readout.reason
+    lifts = [] if trial is None else trial.readout.lifts.filter(arm=trial.arm.name).to_dicts()
     return environment.get_template("page.html").render(
         evidence=evidence,
         verdict=verdict,
         in_words=IN_WORDS[verdict.call],
         trial=trial,
-        lifts=trial.readout.lifts.filter(arm=trial.arm.name).to_dicts() if trial is not None and readable else [],
+        lifts=lifts,
         metrics=METRICS,
-        lifts_svg=plots.lifts(trial) if trial is not None and readable else "",
+        lifts_svg=plots.lifts(trial) if trial is not None and lifts else "",
         daily_svg=plots.daily_ctr(trial) if trial is not None and len(trial.days) else "",
         slices_svg=_slices_svg(evidence),
         sensitivity=_sensitivity(evidence.money),
@@ -103,8 +103,8 @@ def _sensitivity(money: Money | None) -> list[tuple[float, Any]]:
     return list(sensitivity(money.inputs)) if money is not None and money.inputs is not None else []
 
 
-def _percent(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None else f"{share:+.{digits}%}"
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:+.1%}"
 
 
 def _number(value: float | None) -> str:
