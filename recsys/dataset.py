@@ -387,57 +387,61 @@ def load_dataset(tables: Path) -> Dataset:
             "price_cents",
         ],
     ).sort("occurred_at", "event_id")
-    item_ids = items["item_id"]
-    categories = items["category"].drop_nulls().unique().sort()
     users = pl.read_parquet(tables / "users.parquet")
+    catalogue = _catalogue(items)
     registered = users.filter(pl.col("attributes").is_not_null())["user_id"]
     user_ids = pl.concat([interactions["user_id"].drop_nulls(), registered]).unique().sort()
     sessions = interactions["session_id"].unique().sort()
     regions = interactions["region"].drop_nulls().unique().sort()
     anonymous = interactions.filter(pl.col("user_id").is_null())["session_id"].unique().sort()
-
-    def code(values: pl.Series, vocabulary: pl.Series) -> NDArray[np.int32]:
-        lookup = pl.DataFrame({"value": vocabulary, "code": np.arange(len(vocabulary), dtype=np.int32)})
-        joined = pl.DataFrame({"value": values}).join(lookup, on="value", how="left", maintain_order="left")
-        return joined["code"].fill_null(-1).to_numpy().astype(np.int32)
-
-    item = code(interactions["item_id"], item_ids)
-    second = close_gaps(interactions["occurred_at"].dt.epoch("s").to_numpy().astype(np.int64))
-    listed_price_cents = items["listed_price_cents"].fill_null(-1).to_numpy().astype(np.int64)
-    user = code(interactions["user_id"], user_ids)
-    shopper = np.where(user >= 0, user, len(user_ids) + code(interactions["session_id"], anonymous))
-    far = np.iinfo(np.int64).max
+    user = _codes(interactions["user_id"], user_ids)
+    shopper = np.where(user >= 0, user, len(user_ids) + _codes(interactions["session_id"], anonymous))
+    events = Events(
+        shopper=shopper.astype(np.int32),
+        session=_codes(interactions["session_id"], sessions),
+        item=_codes(interactions["item_id"], items["item_id"]),
+        event_type=interactions["event_type"]
+        .replace_strict(EVENT_CODE, return_dtype=pl.UInt8)
+        .to_numpy()
+        .astype(np.uint8),
+        second=close_gaps(interactions["occurred_at"].dt.epoch("s").to_numpy().astype(np.int64)),
+        quantity=interactions["quantity"].to_numpy().astype(np.int32),
+        region=_codes(interactions["region"], regions),
+    )
     return Dataset(
-        events=Events(
-            shopper=shopper.astype(np.int32),
-            session=code(interactions["session_id"], sessions),
-            item=item,
-            event_type=interactions["event_type"]
-            .replace_strict(EVENT_CODE, return_dtype=pl.UInt8)
-            .to_numpy()
-            .astype(np.uint8),
-            second=second,
-            quantity=interactions["quantity"].to_numpy().astype(np.int32),
-            region=code(interactions["region"], regions),
-        ),
-        catalogue=Catalogue(
-            item_ids=tuple(item_ids),
-            titles=tuple(items["title"]),
-            brands=tuple(items["brand"]),
-            category=code(items["category"], categories),
-            categories=tuple(categories),
-            price_cents=items["price_cents"].fill_null(-1).to_numpy().astype(np.int64),
-            listed_price_cents=listed_price_cents,
-            descriptions=tuple(items["description"]),
-            attributes=tuple(items["attributes"]),
-            image_urls=tuple(items["image_url"]),
-            available=items["available"].to_numpy().astype(np.bool_),
-            listed_second=items["listed_at"].dt.epoch("s").fill_null(far).to_numpy().astype(np.int64),
-        ),
+        events=events,
+        catalogue=catalogue,
         user_ids=tuple(user_ids),
         regions=tuple(regions),
         segments=read_segments(users, user_ids.to_list()),
-        paid=_paid_prices(interactions, item, second, listed_price_cents),
+        paid=_paid_prices(interactions, events.item, events.second, catalogue.listed_price_cents),
         n_shoppers=len(user_ids) + len(anonymous),
         n_sessions=len(sessions),
     )
+
+
+def _catalogue(items: pl.DataFrame) -> Catalogue:
+    """`items` in the order of their ids."""
+    categories = items["category"].drop_nulls().unique().sort()
+    far = np.iinfo(np.int64).max
+    return Catalogue(
+        item_ids=tuple(items["item_id"]),
+        titles=tuple(items["title"]),
+        brands=tuple(items["brand"]),
+        category=_codes(items["category"], categories),
+        categories=tuple(categories),
+        price_cents=items["price_cents"].fill_null(-1).to_numpy().astype(np.int64),
+        listed_price_cents=items["listed_price_cents"].fill_null(-1).to_numpy().astype(np.int64),
+        descriptions=tuple(items["description"]),
+        attributes=tuple(items["attributes"]),
+        image_urls=tuple(items["image_url"]),
+        available=items["available"].to_numpy().astype(np.bool_),
+        listed_second=items["listed_at"].dt.epoch("s").fill_null(far).to_numpy().astype(np.int64),
+    )
+
+
+def _codes(values: pl.Series, vocabulary: pl.Series) -> NDArray[np.int32]:
+    """The place of each value in the vocabulary, -1 for what is not in it."""
+    lookup = pl.DataFrame({"value": vocabulary, "code": np.arange(len(vocabulary), dtype=np.int32)})
+    joined = pl.DataFrame({"value": values}).join(lookup, on="value", how="left", maintain_order="left")
+    return joined["code"].fill_null(-1).to_numpy().astype(np.int32)
