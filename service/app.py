@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -21,17 +17,14 @@ from service.catalogue_api import CatalogueEditor
 from service.catalogue_log import CatalogueLog
 from service.event_log import EventLog
 from service.events import Intake
-from service.healing import HEAL_SECONDS, Healer
 from service.metrics import Metrics
 from service.routes import Routes
 from service.rules import RulesHolder
-from service.session_store import SessionStore, StoreUnavailableError
+from service.session_store import SessionStore
 from service.settings import Settings
+from service.upkeep import Upkeep
 
 WEB: Final = Path(__file__).parent / "web"
-TREND_ITEMS: Final = 100
-
-logger = logging.getLogger(__name__)
 
 
 def create_app(
@@ -48,47 +41,8 @@ def create_app(
     """Wire the service. `clock` gives Unix time."""
     answering = Answering(store, log, arms, metrics, clock)
     intake = Intake(store, log, metrics, clock)
-    healer = Healer(log.engine, store, clock)
     editor = CatalogueEditor(holder, catalogue_log, metrics, clock)
-
-    async def look_after_bundle() -> None:
-        if await holder.reload():
-            await store.publish_popular(holder.live.bundle.version, holder.live.popular_ids())
-        await rules.reload()
-        await arms.reload()
-        rules.forget([holder.live.catalogue, *arms.catalogues])
-
-    async def look_after_redis() -> None:
-        try:
-            trend = await store.trend(clock(), TREND_ITEMS)
-        except StoreUnavailableError:
-            return  # the last list stays
-        answering.trend = tuple(trend)
-
-    async def look_after_metrics() -> None:
-        created = datetime.fromisoformat(holder.live.bundle.manifest["created_at"]).astimezone(UTC).timestamp()
-        metrics.state(
-            bundle_age_seconds=clock() - created,
-            behind=store.behind_since is not None,
-            waiting=holder.live.catalogue.n_waiting,
-        )
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await log.start()
-        await store.publish_popular(holder.live.bundle.version, holder.live.popular_ids())
-        tasks = [
-            asyncio.create_task(_every(settings.reload_seconds, look_after_bundle), name="bundle"),
-            asyncio.create_task(_every(settings.trend_refresh_seconds, look_after_redis), name="redis"),
-            asyncio.create_task(_every(HEAL_SECONDS, healer.look), name="healing"),
-            asyncio.create_task(_every(1.0, look_after_metrics), name="metrics"),
-        ]
-        yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await log.stop()
-        await store.close()
+    upkeep = Upkeep(holder, store, log, rules, arms, answering, metrics, settings, clock)
 
     # As FastAPI, with the assets of /docs served from here instead of from a CDN.
     app = FastAPIOffline(
@@ -97,18 +51,8 @@ def create_app(
         summary="Product recommendations with their reasons.",
         description="`/recommend` answers, `/events` learns; the next answer knows what was accepted.",
         version=holder.live.bundle.version,
-        lifespan=lifespan,
+        lifespan=lambda _: upkeep.running(),
     )
     app.include_router(Routes(holder, answering, intake, editor, log, metrics, settings).router)
     app.mount("/", StaticFiles(directory=WEB, html=True), name="storefront")
     return app
-
-
-async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-    """Do something again and again; a failure is logged and does not end it."""
-    while True:
-        try:
-            await work()
-        except Exception:
-            logger.exception("%s failed", getattr(work, "__name__", work))
-        await asyncio.sleep(seconds)

@@ -1,0 +1,94 @@
+"""What the service looks after in the background: the bundle, rules and arms, the trend, Redis' histories, the gauges."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from service.answering import Answering
+from service.arms import Arms
+from service.bundles import BundleHolder
+from service.event_log import EventLog
+from service.healing import HEAL_SECONDS, Healer
+from service.metrics import Metrics
+from service.rules import RulesHolder
+from service.session_store import SessionStore, StoreUnavailableError
+from service.settings import Settings
+
+TREND_ITEMS: Final = 100
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """All of it, from the start of the application to its end."""
+
+    holder: BundleHolder
+    store: SessionStore
+    log: EventLog
+    rules: RulesHolder
+    arms: Arms
+    answering: Answering
+    metrics: Metrics
+    settings: Settings
+    clock: Callable[[], float]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Look after everything while the block runs; then write and close what is open."""
+        await self.log.start()
+        await self._publish_popular()
+        healer = Healer(self.log.engine, self.store, self.clock)
+        tasks = [
+            asyncio.create_task(_every(self.settings.reload_seconds, self._bundle), name="bundle"),
+            asyncio.create_task(_every(self.settings.trend_refresh_seconds, self._trend), name="trend"),
+            asyncio.create_task(_every(HEAL_SECONDS, healer.look), name="healing"),
+            asyncio.create_task(_every(1.0, self._gauges), name="metrics"),
+        ]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.log.stop()
+        await self.store.close()
+
+    async def _publish_popular(self) -> None:
+        await self.store.publish_popular(self.holder.live.bundle.version, self.holder.live.popular_ids())
+
+    async def _bundle(self) -> None:
+        if await self.holder.reload():
+            await self._publish_popular()
+        await self.rules.reload()
+        await self.arms.reload()
+        self.rules.forget([self.holder.live.catalogue, *self.arms.catalogues])
+
+    async def _trend(self) -> None:
+        try:
+            trend = await self.store.trend(self.clock(), TREND_ITEMS)
+        except StoreUnavailableError:
+            return  # the last list stays
+        self.answering.trend = tuple(trend)
+
+    async def _gauges(self) -> None:
+        created = datetime.fromisoformat(self.holder.live.bundle.manifest["created_at"]).astimezone(UTC).timestamp()
+        self.metrics.state(
+            bundle_age_seconds=self.clock() - created,
+            behind=self.store.behind_since is not None,
+            waiting=self.holder.live.catalogue.n_waiting,
+        )
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do something again and again; a failure is logged and does not end it."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            logger.exception("%s failed", getattr(work, "__name__", work))
+        await asyncio.sleep(seconds)
