@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
+from service.access import Access, storefront_pages
 from service.answering import Answering
 from service.arms import Arms
 from service.bundles import BundleHolder
@@ -17,6 +18,8 @@ from service.catalogue_api import CatalogueEditor
 from service.catalogue_log import CatalogueLog
 from service.event_log import EventLog
 from service.events import Intake
+from service.guard import Guard
+from service.keys import KeysHolder
 from service.metrics import Metrics
 from service.routes import Routes
 from service.rules import RulesHolder
@@ -34,6 +37,7 @@ def create_app(
     catalogue_log: CatalogueLog,
     rules: RulesHolder,
     arms: Arms,
+    keys: KeysHolder,
     metrics: Metrics,
     settings: Settings,
     clock: Callable[[], float],
@@ -42,7 +46,7 @@ def create_app(
     answering = Answering(store, log, arms, metrics, clock)
     intake = Intake(store, log, metrics, clock)
     editor = CatalogueEditor(holder, catalogue_log, metrics, clock)
-    upkeep = Upkeep(holder, store, log, rules, arms, answering, metrics, settings, clock)
+    upkeep = Upkeep(holder, store, log, rules, arms, keys, answering, metrics, settings, clock)
 
     # As FastAPI, with the assets of /docs served from here instead of from a CDN.
     app = FastAPIOffline(
@@ -55,4 +59,5 @@ def create_app(
     )
     app.include_router(Routes(holder, answering, intake, editor, log, metrics, settings).router)
     app.mount("/", StaticFiles(directory=WEB, html=True), name="storefront")
+    app.add_middleware(Guard, Access(storefront_pages(WEB)), keys, metrics)
     return app

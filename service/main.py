@@ -16,6 +16,7 @@ from service.arms import Arms
 from service.bundles import BundleHolder
 from service.catalogue_log import CatalogueLog
 from service.event_log import EventLog
+from service.keys import KeysHolder, keys_path, require_keys
 from service.metrics import Metrics
 from service.rules import RulesHolder
 from service.session_store import SessionStore
@@ -26,7 +27,7 @@ def app_from_settings() -> FastAPI:
     """The application for the settings in the environment.
 
     Raises:
-        UserError: no Redis is given (`recsys serve` starts one), no bundle is live, or the rules or the experiments cannot be used.
+        UserError: no Redis is given (`recsys serve` starts one), no bundle is live, or the rules, the experiments or the keys cannot be used.
     """
     settings = Settings()
     if settings.redis_url is None:
@@ -56,4 +57,6 @@ def wire(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> Fa
     holder = BundleHolder(settings.data_dir / "bundles", catalogue_log, metrics.refused)
     rules = RulesHolder(settings.rules, metrics)
     arms = Arms(settings.experiments, holder, rules, metrics)
-    return create_app(holder, store, log, catalogue_log, rules, arms, metrics, settings, clock)
+    require_keys(settings)
+    keys = KeysHolder(keys_path(settings), metrics)
+    return create_app(holder, store, log, catalogue_log, rules, arms, keys, metrics, settings, clock)

@@ -95,6 +95,16 @@ class Metrics:
             registry=registry,
             multiprocess_mode="max",
         )
+        self._turned_away = Counter(
+            "recsys_requests_refused", "Requests that were not let in, by reason", ["shop", "reason"], registry=registry
+        )
+        self._keys_stale = Gauge(
+            "recsys_keys_stale",
+            "1 while the file of keys cannot be used and older keys are in force",
+            ["shop"],
+            registry=registry,
+            multiprocess_mode="max",
+        )
         self._stale_rules: set[Path] = set()
         self._arm_children: dict[tuple[str, str, bool], Counter] = {}
         self._rule_children: dict[tuple[str, str], Counter] = {}
@@ -158,6 +168,14 @@ class Metrics:
         self._rules_refused.labels(self._shop).inc(stale)
         (self._stale_rules.add if stale else self._stale_rules.discard)(file)
         self._rules_stale.labels(self._shop).set(bool(self._stale_rules))
+
+    def turned_away(self, reason: str) -> None:
+        """Count a request that was not let in."""
+        self._turned_away.labels(self._shop, reason).inc()
+
+    def keys_refused(self, *, stale: bool) -> None:
+        """Whether the file of keys as it is now cannot be used."""
+        self._keys_stale.labels(self._shop).set(stale)
 
     def rule_unknown(self, rule: str, n: int) -> None:
         """How many items a rule cannot judge."""

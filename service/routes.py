@@ -18,7 +18,9 @@ from service.catalogue_log import CatalogueLogError
 from service.event_log import EventLog
 from service.events import Intake
 from service.explaining import explained
+from service.guard import KEY
 from service.judging import REJECTED, VERDICTS, EventsError, parse_body
+from service.keys import Role
 from service.metrics import Metrics
 from service.schemas import (
     BulkUpdate,
@@ -78,7 +80,8 @@ class Routes:
         add("/items", self.put_items, methods=["POST"], tags=["catalogue"], openapi_extra=_PUT_MANY)
         add("/items", self.update_items, methods=["PATCH"], tags=["catalogue"], openapi_extra=_UPDATE)
         add("/search", self.search, methods=["GET"], tags=["catalogue"])
-        add("/demo/shoppers", self.shoppers, methods=["GET"], tags=["catalogue"])
+        add("/demo/shoppers", self.shoppers, methods=["GET"], tags=["storefront"])
+        add("/demo/key", self.key, methods=["GET"], tags=["storefront"])
         add("/health/live", self.is_live, methods=["GET"], tags=["health"])
         add("/health/ready", self.is_ready, methods=["GET"], tags=["health"])
         add("/metrics", self.metrics, methods=["GET"], tags=["health"])
@@ -89,7 +92,7 @@ class Routes:
             question = request_from_query(request.query_params.multi_items())
         except ValidationError as error:
             return _invalid(error)
-        return await self._recommend(question)
+        return await self._recommend(request, question)
 
     async def recommend_post(self, request: Request) -> Response:
         """Recommend items; the same as GET, with the names in a JSON body and filters under `filters`."""
@@ -102,11 +105,13 @@ class Routes:
             return _problem(400, f"the body is not JSON: {error}")
         except ValidationError as error:
             return _invalid(error)
-        return await self._recommend(question)
+        return await self._recommend(request, question)
 
-    async def _recommend(self, question: RecommendRequest) -> Response:
+    async def _recommend(self, request: Request, question: RecommendRequest) -> Response:
         if question.k > self._settings.max_k:
             return _problem(422, f"k: at most {self._settings.max_k} items can be asked for")
+        if question.explain and (key := request.scope.get(KEY)) and not key.role.may(Role.SERVER):
+            return _problem(403, f"explain: a key of the role {key.role} may not, this needs the role {Role.SERVER}")
         answer = explained(self._answering, question) if question.explain else self._answering.answer(question)
         return Response(await answer, media_type=JSON)
 
@@ -231,6 +236,10 @@ class Routes:
         bundle = self._holder.live.bundle
         known = [{"user_id": user, "events": len(bundle.histories.of(user))} for user in bundle.sample_users]
         return Response(orjson.dumps({"shoppers": known}), media_type=JSON)
+
+    async def key(self) -> Response:
+        """The key that the storefront asks with, which is public; null where it needs or has none."""
+        return Response(orjson.dumps({"key": self._settings.storefront_key}), media_type=JSON)
 
     async def is_live(self) -> Response:
         """The process answers."""

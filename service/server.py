@@ -20,6 +20,7 @@ from recsys.rules.reading import read_rules
 from recsys.store.database import database_url, opened
 from recsys.store.migrate import upgrade
 from service.embedded_redis import embedded_redis
+from service.keys import require_keys
 from service.settings import Settings
 
 
@@ -27,8 +28,8 @@ def serve(settings: Settings) -> None:
     """Serve until interrupted, terminated or hung up on; then everything that was started is stopped.
 
     Raises:
-        UserError: no bundle is live, the rules, the experiments or the database cannot be used, the port is taken, or Redis
-            does not start.
+        UserError: no bundle is live, the rules, the experiments, the keys or the database cannot be used, others could reach a
+            service without keys, the port is taken, or Redis does not start.
     """
     bundles = settings.data_dir / "bundles"
     version = live_version(bundles)
@@ -39,6 +40,7 @@ def serve(settings: Settings) -> None:
         read_rules(settings.rules)
     if settings.experiments is not None:
         read_plan(settings.experiments)
+    require_keys(settings)
     _require_free(settings.host, settings.port)
     with opened(database_url(settings.data_dir, settings.database_url)) as engine:
         upgrade(engine)
@@ -62,6 +64,8 @@ def serve(settings: Settings) -> None:
             http="httptools",
             access_log=False,
             log_level="warning",
+            server_header=False,
+            ws="none",
         )
 
 

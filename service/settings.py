@@ -18,7 +18,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     workers: int = Field(default=1, ge=1, le=256)
-    redis_url: str | None = Field(default=None, validation_alias=AliasChoices("RECSYS_REDIS_URL", "REDIS_URL"))
+    redis_url: str | None = Field(default=None, validation_alias=AliasChoices("RECSYS_REDIS_URL", "REDIS_URL"), repr=False)
     database_url: str | None = Field(
         default=None, validation_alias=AliasChoices("RECSYS_DATABASE_URL", "DATABASE_URL"), repr=False
     )
@@ -32,3 +32,6 @@ class Settings(BaseSettings):
     rules: Path | None = None
     experiments: Path | None = None
     reload_seconds: float = Field(default=1.0, gt=0)
+    keys: Path | None = None
+    open_access: bool = False
+    storefront_key: str | None = Field(default=None, repr=False)

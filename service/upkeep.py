@@ -15,6 +15,7 @@ from service.arms import Arms
 from service.bundles import BundleHolder
 from service.event_log import EventLog
 from service.healing import HEAL_SECONDS, Healer
+from service.keys import KeysHolder
 from service.metrics import Metrics
 from service.rules import RulesHolder
 from service.session_store import SessionStore, StoreUnavailableError
@@ -34,6 +35,7 @@ class Upkeep:
     log: EventLog
     rules: RulesHolder
     arms: Arms
+    keys: KeysHolder
     answering: Answering
     metrics: Metrics
     settings: Settings
@@ -66,6 +68,7 @@ class Upkeep:
             await self._publish_popular()
         await self.rules.reload()
         await self.arms.reload()
+        await self.keys.reload()
         self.rules.forget([self.holder.live.catalogue, *self.arms.catalogues])
 
     async def _trend(self) -> None:

@@ -197,7 +197,7 @@ def logged(data_dir: Path, table: Table, url: str | None = None) -> list[dict[st
 
 @contextmanager
 def running_service(
-    data_dir: Path, workers: int = 1, environment: Mapping[str, str] = MappingProxyType({})
+    data_dir: Path, workers: int = 1, environment: Mapping[str, str] = MappingProxyType({}), host: str = "127.0.0.1"
 ) -> Iterator[str]:
     """The service on the live bundle below `data_dir`, as its command starts it, with more variables; gives its address.
 
@@ -216,7 +216,7 @@ def running_service(
     environment = {**inherited, "RECSYS_REDIS_TIMEOUT_MS": "1000", **environment}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir)],
+            [*command, "--host", host, "--port", str(port), "--data-dir", str(data_dir)],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -224,7 +224,7 @@ def running_service(
     url = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + STARTUP_SECONDS
     try:
-        while not _answers(f"{url}/demo/shoppers"):
+        while not _answers(f"{url}/health/ready"):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the service does not answer:\n{log.read_text()}")
             time.sleep(0.1)

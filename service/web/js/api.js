@@ -36,6 +36,22 @@ async function ask(path, options = {}) {
   throw new ServiceError(detail, response.ok ? 502 : response.status, body);
 }
 
+let asked = null;
+
+/** The storefront's key, which is as public as this page; null where the service is open. A failure is asked again. */
+function storefrontKey() {
+  asked ??= ask("demo/key").then(({ key }) => key, (error) => {
+    asked = null;
+    throw error;
+  });
+  return asked;
+}
+
+async function askWithKey(path, { headers, ...options } = {}) {
+  const key = await storefrontKey();
+  return ask(path, { ...options, headers: key === null ? headers : { ...headers, authorization: `Bearer ${key}` } });
+}
+
 /** An answer of `GET /recommend`, with `took_ms`: how long this browser waited for it. */
 export async function recommend(question, signal) {
   const query = new URLSearchParams();
@@ -43,20 +59,20 @@ export async function recommend(question, signal) {
     for (const one of Array.isArray(value) ? value : [value]) query.append(name, one);
   }
   const started = performance.now();
-  const answer = await ask(`recommend?${query}`, { signal });
+  const answer = await askWithKey(`recommend?${query}`, { signal });
   return { ...answer, took_ms: performance.now() - started };
 }
 
 export function fetchItem(itemId, signal) {
-  return ask(`items/${encodeURIComponent(itemId)}`, { signal });
+  return askWithKey(`items/${encodeURIComponent(itemId)}`, { signal });
 }
 
 export async function searchItems(words, signal) {
-  return (await ask(`search?${new URLSearchParams({ q: words })}`, { signal })).items;
+  return (await askWithKey(`search?${new URLSearchParams({ q: words })}`, { signal })).items;
 }
 
 export async function demoShoppers() {
-  return (await ask("demo/shoppers")).shoppers;
+  return (await askWithKey("demo/shoppers")).shoppers;
 }
 
 /** A verdict for each event; `keepalive` lets them arrive when the page is left. */
@@ -64,7 +80,7 @@ export async function postEvents(events) {
   const body = JSON.stringify({ events });
   const headers = { "content-type": "application/json" };
   try {
-    return (await ask("events", { method: "POST", headers, body, keepalive: true })).verdicts;
+    return (await askWithKey("events", { method: "POST", headers, body, keepalive: true })).verdicts;
   } catch (error) {
     if (error.body?.verdicts) return error.body.verdicts; // all rejected: the service says 422, and why
     throw error;

@@ -1,0 +1,86 @@
+"""The door: who asks is known by a key, may or may not, and not too often. Pure ASGI, since every request passes it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Final
+
+import orjson
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.access import Access
+from service.keys import Key, KeysHolder, Role
+from service.metrics import Metrics
+
+UNKNOWN: Final = "unauthorized"
+FORBIDDEN: Final = "forbidden"
+KEY: Final = "recsys.key"
+"""Where in the scope a route finds the `Key` of who asks."""
+_SAFE: Final = ("GET", "HEAD")
+_REALM: Final = 'realm="recsys"'
+
+
+class Guard:
+    """Lets a request through to `app` or refuses it, with 401 or 403."""
+
+    def __init__(self, app: ASGIApp, access: Access, keys: KeysHolder, metrics: Metrics) -> None:
+        """Open to everybody while `keys` holds none."""
+        self._app = app
+        self._access = access
+        self._keys = keys
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http" or (ring := self._keys.ring) is None:
+            await self._app(scope, receive, send)
+            return
+        method: str = scope["method"]
+        needed = self._access.needed(method, scope["path"])
+        if needed is not None:
+            key = ring.find(shown(scope))
+            if key is None or not key.role.may(needed):
+                await self._refuse(key, needed, method)(scope, receive, send)
+                return
+            scope[KEY] = key
+        await self._app(scope, receive, send)
+
+    def _refuse(self, key: Key | None, needed: Role, method: str) -> Response:
+        if key is not None:
+            self._metrics.turned_away(FORBIDDEN)
+            return refusal(403, f"a key of the role {key.role} may not: this needs the role {needed}")
+        self._metrics.turned_away(UNKNOWN)
+        # A browser asks for the key of a page that is for staff, and never over the storefront.
+        asks = "Basic" if method in _SAFE and needed is not Role.WIDGET else "Bearer"
+        detail = f"this needs a key of the role {needed}: send it as `Authorization: Bearer KEY`"
+        return refusal(401, detail, {"www-authenticate": f"{asks} {_REALM}"})
+
+
+def shown(scope: Scope) -> bytes:
+    """The key that a request shows, empty where it shows none: a bearer's token, or a password.
+
+    A browser sends a password by itself, also where another site's page makes it ask; so with a password one may only read.
+    """
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, credentials = value.partition(b" ")
+            match scheme.lower():
+                case b"bearer":
+                    return bytes(credentials.strip())
+                case b"basic" if scope["method"] in _SAFE:
+                    return _password(credentials)
+    return b""
+
+
+def _password(credentials: bytes) -> bytes:
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
+    except binascii.Error:
+        return b""
+
+
+def refusal(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+    """Why a request goes no further."""
+    return Response(orjson.dumps({"detail": detail}), status, headers, "application/json")
