@@ -42,7 +42,7 @@ class Access:
         """`pages` are paths, see `storefront_pages`."""
         self.pages: Final = pages
         self._roles = {
-            **dict.fromkeys(((method, page) for page in pages for method in ("GET", "HEAD"))),
+            **dict.fromkeys((method, page) for page in pages for method in ("GET", "HEAD")),
             **ROLES,
         }
 

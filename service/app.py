@@ -21,6 +21,7 @@ from service.events import Intake
 from service.guard import Guard
 from service.keys import KeysHolder
 from service.metrics import Metrics
+from service.rate_limits import RateLimits
 from service.routes import Routes
 from service.rules import RulesHolder
 from service.session_store import SessionStore
@@ -39,6 +40,7 @@ def create_app(
     arms: Arms,
     keys: KeysHolder,
     metrics: Metrics,
+    rates: RateLimits,
     settings: Settings,
     clock: Callable[[], float],
 ) -> FastAPI:
@@ -46,7 +48,7 @@ def create_app(
     answering = Answering(store, log, arms, metrics, clock)
     intake = Intake(store, log, metrics, clock)
     editor = CatalogueEditor(holder, catalogue_log, metrics, clock)
-    upkeep = Upkeep(holder, store, log, rules, arms, keys, answering, metrics, settings, clock)
+    upkeep = Upkeep(holder, store, log, rules, arms, keys, rates, answering, metrics, settings, clock)
 
     # As FastAPI, with the assets of /docs served from here instead of from a CDN.
     app = FastAPIOffline(
@@ -59,5 +61,5 @@ def create_app(
     )
     app.include_router(Routes(holder, answering, intake, editor, log, metrics, settings).router)
     app.mount("/", StaticFiles(directory=WEB, html=True), name="storefront")
-    app.add_middleware(Guard, Access(storefront_pages(WEB)), keys, metrics)
+    app.add_middleware(Guard, Access(storefront_pages(WEB)), keys, rates, metrics)
     return app

@@ -1,4 +1,4 @@
-"""The door: who asks is known by a key, may or may not, and not too often. Pure ASGI, since every request passes it."""
+"""The door: who asks is known by a key, and may, or may not, or not so often. Pure ASGI, since every request passes it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.access import Access
 from service.keys import Key, KeysHolder, Role
 from service.metrics import Metrics
+from service.rate_limits import RateLimits
 
 UNKNOWN: Final = "unauthorized"
 FORBIDDEN: Final = "forbidden"
+LIMITED: Final = "limited"
 KEY: Final = "recsys.key"
 """Where in the scope a route finds the `Key` of who asks."""
 _SAFE: Final = ("GET", "HEAD")
@@ -23,26 +25,28 @@ _REALM: Final = 'realm="recsys"'
 
 
 class Guard:
-    """Lets a request through to `app` or refuses it, with 401 or 403."""
+    """Lets a request through to `app` or refuses it, with 401, 403 or 429."""
 
-    def __init__(self, app: ASGIApp, access: Access, keys: KeysHolder, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, access: Access, keys: KeysHolder, rates: RateLimits, metrics: Metrics) -> None:
         """Open to everybody while `keys` holds none."""
         self._app = app
         self._access = access
         self._keys = keys
+        self._rates = rates
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        if scope["type"] != "http" or (ring := self._keys.ring) is None:
-            await self._app(scope, receive, send)
-            return
-        method: str = scope["method"]
-        needed = self._access.needed(method, scope["path"])
-        if needed is not None:
-            key = ring.find(shown(scope))
-            if key is None or not key.role.may(needed):
-                await self._refuse(key, needed, method)(scope, receive, send)
+        if scope["type"] == "http" and (needed := self._access.needed(scope["method"], scope["path"])) is not None:
+            ring = self._keys.ring
+            key = None if ring is None else ring.find(shown(scope))
+            if wait := await self._rates.wait(key, scope["client"], is_open=ring is None):
+                self._metrics.turned_away(LIMITED)
+                refused = refusal(429, f"too many requests: ask again in {wait} s", {"retry-after": str(wait)})
+                await refused(scope, receive, send)
+                return
+            if ring is not None and (key is None or not key.role.may(needed)):
+                await self._refuse(key, needed, scope["method"])(scope, receive, send)
                 return
             scope[KEY] = key
         await self._app(scope, receive, send)

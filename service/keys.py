@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from recsys.errors import UserError
 from service.metrics import Metrics
 from service.schemas import in_words
-from service.settings import Settings
+from service.settings import Rate, Settings
 from service.watched import WatchedFile
 
 KEYS_FILE: Final = "keys.json"
@@ -64,6 +64,8 @@ class Key(BaseModel):
     role: Role
     sha256: str = Field(pattern="^[0-9a-f]{64}$", repr=False)
     created_at: datetime
+    limit: Rate | None = None
+    """How often it may be used, by whomever."""
 
 
 class _File(BaseModel):
@@ -141,18 +143,19 @@ def read_keys(path: Path) -> KeyRing:
         raise KeysError(f"{path} holds no keys: {in_words(error)}") from None
 
 
-def create_key(path: Path, name: str, role: Role, now: datetime) -> str:
-    """Add a key; what the client has to show, which cannot be had again.
+def create_key(path: Path, name: str, role: Role, now: datetime, limit: str | None = None) -> str:
+    """Add a key, which may be used as often as `limit` says; what the client has to show, which cannot be had again.
 
     Raises:
-        KeysError: the name cannot be, or is taken; or the file cannot be used.
+        KeysError: the name or the limit cannot be, or the name is taken; or the file cannot be used.
     """
     known = read_keys(path).keys if path.exists() else ()
     token = f"{PREFIX}.{name}.{secrets.token_urlsafe(SECRET_BYTES)}"
     try:
-        key = Key(name=name, role=role, sha256=hashlib.sha256(token.encode()).hexdigest(), created_at=now)
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        key = Key(name=name, role=role, sha256=digest, created_at=now, limit=limit)
     except ValidationError as error:
-        raise KeysError(f"lower-case letters, digits and hyphens make a name, 64 at most: {in_words(error)}") from None
+        raise KeysError(f"no key can be {name!r} (lower-case letters, digits, hyphens): {in_words(error)}") from None
     if any(other.name == name for other in known):
         raise KeysError(f"there is a key {name!r}: choose another name, or revoke that one first")
     _write(path, (*known, key))

@@ -18,6 +18,7 @@ from service.catalogue_log import CatalogueLog
 from service.event_log import EventLog
 from service.keys import KeysHolder, keys_path, require_keys
 from service.metrics import Metrics
+from service.rate_limits import RateLimiter, RateLimits
 from service.rules import RulesHolder
 from service.session_store import SessionStore
 from service.settings import Settings
@@ -58,5 +59,12 @@ def wire(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> Fa
     rules = RulesHolder(settings.rules, metrics)
     arms = Arms(settings.experiments, holder, rules, metrics)
     require_keys(settings)
+    limiter = RateLimiter(
+        settings.redis_url,
+        shop=settings.shop,
+        timeout_ms=settings.redis_timeout_ms,
+        retry_ms=settings.redis_retry_ms,
+    )
+    rates = RateLimits(limiter, settings)
     keys = KeysHolder(keys_path(settings), metrics)
-    return create_app(holder, store, log, catalogue_log, rules, arms, keys, metrics, settings, clock)
+    return create_app(holder, store, log, catalogue_log, rules, arms, keys, metrics, rates, settings, clock)

@@ -65,6 +65,8 @@ def serve(settings: Settings) -> None:
             access_log=False,
             log_level="warning",
             server_header=False,
+            proxy_headers=settings.trusted_proxies is not None,
+            forwarded_allow_ips=settings.trusted_proxies,
             ws="none",
         )
 

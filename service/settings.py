@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Final
 
-from pydantic import AliasChoices, Field
+from limits import parse
+from pydantic import AfterValidator, AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LIMIT_OFF: Final = "off"
+DEFAULT_ADDRESS_LIMIT: Final = "600/minute"
+
+
+def _rate(value: str) -> str:
+    if value != LIMIT_OFF:
+        try:
+            parse(value)
+        except ValueError:
+            raise ValueError(f"must be a rate as 600/minute or 20/second, or {LIMIT_OFF}") from None
+    return value
+
+
+Rate = Annotated[str, AfterValidator(_rate)]
 
 
 class Settings(BaseSettings):
@@ -18,7 +35,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     workers: int = Field(default=1, ge=1, le=256)
-    redis_url: str | None = Field(default=None, validation_alias=AliasChoices("RECSYS_REDIS_URL", "REDIS_URL"), repr=False)
+    redis_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("RECSYS_REDIS_URL", "REDIS_URL"), repr=False
+    )
     database_url: str | None = Field(
         default=None, validation_alias=AliasChoices("RECSYS_DATABASE_URL", "DATABASE_URL"), repr=False
     )
@@ -34,4 +53,6 @@ class Settings(BaseSettings):
     reload_seconds: float = Field(default=1.0, gt=0)
     keys: Path | None = None
     open_access: bool = False
+    address_limit: Rate | None = None
+    trusted_proxies: str | None = None
     storefront_key: str | None = Field(default=None, repr=False)

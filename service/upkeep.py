@@ -17,6 +17,7 @@ from service.event_log import EventLog
 from service.healing import HEAL_SECONDS, Healer
 from service.keys import KeysHolder
 from service.metrics import Metrics
+from service.rate_limits import RateLimits
 from service.rules import RulesHolder
 from service.session_store import SessionStore, StoreUnavailableError
 from service.settings import Settings
@@ -36,6 +37,7 @@ class Upkeep:
     rules: RulesHolder
     arms: Arms
     keys: KeysHolder
+    rates: RateLimits
     answering: Answering
     metrics: Metrics
     settings: Settings
@@ -59,6 +61,7 @@ class Upkeep:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.log.stop()
         await self.store.close()
+        await self.rates.close()
 
     async def _publish_popular(self) -> None:
         await self.store.publish_popular(self.holder.live.bundle.version, self.holder.live.popular_ids())

@@ -25,6 +25,9 @@ def create(
         typer.Option(help="widget: in the shop's pages, public; server: and catalogue, verdicts; admin: everything."),
     ],
     name: Name,
+    limit: Annotated[
+        str | None, typer.Option(help="How often it may be used, as 6000/minute; as often as you like.")
+    ] = None,
     file: File = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
@@ -35,7 +38,7 @@ def create(
     if role not in list(Role):
         raise UserError(f"there is no role {role!r}: choose one of {', '.join(Role)}")
     path = keys_path(settings(data_dir=data_dir, keys=file))
-    typer.echo(create_key(path, name, Role(role), datetime.now(UTC).replace(microsecond=0)))
+    typer.echo(create_key(path, name, Role(role), datetime.now(UTC).replace(microsecond=0), limit))
 
 
 @keys_app.command("list")
@@ -48,7 +51,7 @@ def list_keys(file: File = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
         console.print("no keys: the service is open to everybody who reaches it")
         return
     for key in read_keys(path).keys:
-        typer.echo(f"{key.name:<24} {key.role:<8} {key.created_at:%Y-%m-%d %H:%M}")
+        typer.echo(f"{key.name:<24} {key.role:<8} {key.created_at:%Y-%m-%d %H:%M}  {key.limit or ''}".rstrip())
 
 
 @keys_app.command("revoke")

@@ -85,7 +85,9 @@ def keys(data_dir: Path) -> dict[int, str]:
 
 @pytest.fixture(scope="module")
 def url(data_dir: Path, keys: dict[int, str]) -> Iterator[str]:
-    with running_service(data_dir, environment={"RECSYS_STOREFRONT_KEY": keys[WIDGET]}) as url:
+    # One address asks more here than a shopper would.
+    environment = {"RECSYS_STOREFRONT_KEY": keys[WIDGET], "RECSYS_ADDRESS_LIMIT": "off"}
+    with running_service(data_dir, environment=environment) as url:
         yield url
 
 
@@ -209,3 +211,41 @@ def test_a_service_that_others_reach_does_not_start_without_keys(tmp_path: Path)
     publish_tiny_shop(tmp_path)
     with pytest.raises(RuntimeError, match="recsys keys create"), running_service(tmp_path, host="0.0.0.0"):
         pass
+
+
+def test_too_many_requests_are_refused_by_address_key_and_whoever_stands_before(tmp_path: Path) -> None:
+    publish_tiny_shop(tmp_path)
+    widget, server = (create_key(tmp_path / "keys.json", str(role), role, NOW) for role in (Role.WIDGET, Role.SERVER))
+    tight = create_key(tmp_path / "keys.json", "tight", Role.SERVER, NOW, "3/hour")
+    limits = {"RECSYS_ADDRESS_LIMIT": "5/hour", "RECSYS_TRUSTED_PROXIES": "127.0.0.1"}
+    with running_service(tmp_path, environment=limits) as url, httpx.Client(base_url=url, timeout=30) as client:
+
+        def statuses(n: int, **headers: str) -> list[int]:
+            return [client.get("/recommend", params={"k": 1}, headers=headers).status_code for _ in range(n)]
+
+        public = {"authorization": f"Bearer {widget}", "x-forwarded-for": "192.0.2.1"}
+        assert statuses(7, **public) == [200] * 5 + [429] * 2
+        refused = client.get("/recommend", headers=public)
+        assert 0 < int(refused.headers["retry-after"]) <= 3_600 and "too many" in refused.json()["detail"]
+        # What a client says of itself is not believed: the proxy's word is the last.
+        assert statuses(1, **{**public, "x-forwarded-for": "192.0.2.77, 192.0.2.1"}) == [429]
+        assert statuses(1, **{**public, "x-forwarded-for": "192.0.2.2"}) == [200]
+        assert statuses(7, **bearer(server)) == [200] * 7
+        assert statuses(5, **bearer(tight)) == [200] * 3 + [429] * 2
+        # Guessing keys is limited too; health is not.
+        assert statuses(7, **{**bearer("recsys.tight.guess"), "x-forwarded-for": "192.0.2.3"}) == [401] * 5 + [429] * 2
+        assert {client.get("/health/live").status_code for _ in range(10)} == {200}
+        assert 'reason="limited"' in _metrics(client, tmp_path)
+
+
+def _metrics(client: httpx.Client, data_dir: Path) -> str:
+    admin = bearer(create_key(data_dir / "keys.json", "late", Role.ADMIN, NOW))
+    eventually(lambda: client.get("/metrics", headers=admin).status_code == 200)
+    return client.get("/metrics", headers=admin).text
+
+
+def test_a_clients_word_for_its_address_is_not_believed_by_default(tmp_path: Path) -> None:
+    publish_tiny_shop(tmp_path)
+    with running_service(tmp_path, environment={"RECSYS_ADDRESS_LIMIT": "3/hour"}) as url:
+        answers = [status(url, "GET", "/search", {"x-forwarded-for": f"192.0.2.{n}"}) for n in range(5)]
+    assert answers == [200] * 3 + [429] * 2
