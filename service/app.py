@@ -9,6 +9,7 @@ from typing import Final
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 
 from service.access import Access, storefront_pages
 from service.answering import Answering
@@ -19,6 +20,7 @@ from service.catalogue_log import CatalogueLog
 from service.event_log import EventLog
 from service.events import Intake
 from service.guard import Guard
+from service.headers import SecurityHeaders
 from service.keys import KeysHolder
 from service.metrics import Metrics
 from service.rate_limits import RateLimits
@@ -61,5 +63,20 @@ def create_app(
     )
     app.include_router(Routes(holder, answering, intake, editor, log, metrics, settings).router)
     app.mount("/", StaticFiles(directory=WEB, html=True), name="storefront")
-    app.add_middleware(Guard, Access(storefront_pages(WEB)), keys, rates, metrics)
+    _protect(app, keys, rates, metrics, settings)
     return app
+
+
+def _protect(app: FastAPI, keys: KeysHolder, rates: RateLimits, metrics: Metrics, settings: Settings) -> None:
+    """Put what every request passes around the routes, the innermost first."""
+    pages = storefront_pages(WEB)
+    app.add_middleware(Guard, Access(pages), keys, rates, metrics)
+    if settings.cors_origins is not None:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+            allow_methods=["GET", "POST"],  # what a widget may
+            allow_headers=["authorization", "content-type"],
+            expose_headers=["retry-after"],
+        )
+    app.add_middleware(SecurityHeaders, pages)

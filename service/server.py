@@ -21,6 +21,7 @@ from recsys.store.database import database_url, opened
 from recsys.store.migrate import upgrade
 from service.embedded_redis import embedded_redis
 from service.keys import require_keys
+from service.protocol import BoundedHttp
 from service.settings import Settings
 
 
@@ -61,7 +62,7 @@ def serve(settings: Settings) -> None:
             port=settings.port,
             workers=settings.workers,
             loop="uvloop",
-            http="httptools",
+            http=BoundedHttp,
             access_log=False,
             log_level="warning",
             server_header=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -22,6 +23,14 @@ def _rate(value: str) -> str:
     return value
 
 
+def _origins(value: str) -> str:
+    for origin in map(str.strip, value.split(",")):
+        if not re.fullmatch(r"\*|https?://[a-zA-Z0-9.-]+(:\d+)?", origin):
+            raise ValueError(f"{origin!r} is no origin as https://shop.example, nor *")
+    return value
+
+
+Origins = Annotated[str, AfterValidator(_origins)]
 Rate = Annotated[str, AfterValidator(_rate)]
 
 
@@ -54,5 +63,6 @@ class Settings(BaseSettings):
     keys: Path | None = None
     open_access: bool = False
     address_limit: Rate | None = None
+    cors_origins: Origins | None = None
     trusted_proxies: str | None = None
     storefront_key: str | None = Field(default=None, repr=False)

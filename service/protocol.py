@@ -1,0 +1,59 @@
+"""uvicorn's HTTP, with an end to what a client may send beside a body: on its own it reads a head of any length into memory."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES: Final = 65_536
+"""Of a request's line and headers together, so also of a query string; and of what frames a body that comes in chunks."""
+_DETAIL: Final = b'{"detail":"the head of the request is longer than %d bytes"}' % MAX_HEAD_BYTES
+_REFUSAL: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    b"content-length: %d\r\n\r\n%b" % (len(_DETAIL), _DETAIL)
+)
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """One connection."""
+
+    _head_bytes = 0
+    """Of the request that is being read, less its body."""
+
+    def data_received(self, data: bytes) -> None:
+        """Read on."""
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse()
+
+    def on_headers_complete(self) -> None:
+        """Refuse a long head that came at once; what is counted may hold the beginning of a body."""
+        if self._head_bytes > MAX_HEAD_BYTES:
+            length = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if length > MAX_HEAD_BYTES:
+                raise httptools.HttpParserError
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A body has a limit of its own."""
+        self._head_bytes -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The next request begins."""
+        self._head_bytes = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what cannot be read."""
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse()
+        else:
+            super().send_400_response(msg)
+
+    def _refuse(self) -> None:
+        self.transport.write(_REFUSAL)
+        self.transport.close()
