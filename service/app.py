@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
@@ -23,8 +24,9 @@ from service.guard import Guard
 from service.headers import SecurityHeaders
 from service.keys import KeysHolder
 from service.metrics import Metrics
+from service.openapi import documented
 from service.rate_limits import RateLimits
-from service.routes import Routes
+from service.routes import Routes, misasked
 from service.rules import RulesHolder
 from service.session_store import SessionStore
 from service.settings import Settings
@@ -61,16 +63,20 @@ def create_app(
         version=holder.live.bundle.version,
         lifespan=lambda _: upkeep.running(),
     )
+    app.add_exception_handler(RequestValidationError, misasked)
     app.include_router(Routes(holder, answering, intake, editor, log, metrics, settings).router)
     app.mount("/", StaticFiles(directory=WEB, html=True), name="storefront")
-    _protect(app, keys, rates, metrics, settings)
+    access = Access(storefront_pages(WEB))
+    app.openapi = documented(app, access)  # type: ignore[method-assign]
+    _protect(app, access, keys, rates, metrics, settings)
     return app
 
 
-def _protect(app: FastAPI, keys: KeysHolder, rates: RateLimits, metrics: Metrics, settings: Settings) -> None:
+def _protect(
+    app: FastAPI, access: Access, keys: KeysHolder, rates: RateLimits, metrics: Metrics, settings: Settings
+) -> None:
     """Put what every request passes around the routes, the innermost first."""
-    pages = storefront_pages(WEB)
-    app.add_middleware(Guard, Access(pages), keys, rates, metrics)
+    app.add_middleware(Guard, access, keys, rates, metrics)
     if settings.cors_origins is not None:
         app.add_middleware(
             CORSMiddleware,
@@ -79,4 +85,4 @@ def _protect(app: FastAPI, keys: KeysHolder, rates: RateLimits, metrics: Metrics
             allow_headers=["authorization", "content-type"],
             expose_headers=["retry-after"],
         )
-    app.add_middleware(SecurityHeaders, pages)
+    app.add_middleware(SecurityHeaders, access.pages)

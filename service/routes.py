@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from starlette.convertors import Convertor, register_url_convertor
 
 from recsys.ranking import NO_ITEM
 from recsys.store.reading import latest_verdicts
@@ -23,8 +25,8 @@ from service.judging import REJECTED, VERDICTS, EventsError, parse_body
 from service.keys import Role
 from service.metrics import Metrics
 from service.schemas import (
+    MAX_QUERY,
     BulkUpdate,
-    Filters,
     Item,
     PageError,
     Problem,
@@ -41,6 +43,21 @@ SEARCH_LIMIT: Final = 20
 MAX_VERDICTS: Final = 1_000
 LAST_NUMBER: Final = 2**63 - 1
 """Of a row that either database can have."""
+
+
+class _AnyText(Convertor[str]):
+    """Of a path all the rest, also lines: an id may hold any character."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any", _AnyText())
 
 
 class TooLargeError(Exception):
@@ -69,16 +86,16 @@ class Routes:
         self._settings = settings
         router = self.router = APIRouter()
         add = router.add_api_route
-        add("/recommend", self.recommend_get, methods=["GET"], tags=["answers"], openapi_extra=_RECOMMEND_GET)
-        add("/recommend", self.recommend_post, methods=["POST"], tags=["answers"], openapi_extra=_RECOMMEND_POST)
-        add("/page", self.page, methods=["POST"], tags=["answers"], openapi_extra=_PAGE)
-        add("/events", self.events, methods=["POST"], tags=["events"], openapi_extra=_EVENTS)
+        add("/recommend", self.recommend_get, methods=["GET"], tags=["answers"])
+        add("/recommend", self.recommend_post, methods=["POST"], tags=["answers"])
+        add("/page", self.page, methods=["POST"], tags=["answers"])
+        add("/events", self.events, methods=["POST"], tags=["events"])
         add("/events/verdicts", self.verdicts, methods=["GET"], tags=["events"])
-        add("/items/{item_id:path}", self.item, methods=["GET"], tags=["catalogue"])
-        add("/items/{item_id:path}", self.put_item, methods=["PUT"], tags=["catalogue"], openapi_extra=_PUT)
-        add("/items/{item_id:path}", self.delete_item, methods=["DELETE"], tags=["catalogue"])
-        add("/items", self.put_items, methods=["POST"], tags=["catalogue"], openapi_extra=_PUT_MANY)
-        add("/items", self.update_items, methods=["PATCH"], tags=["catalogue"], openapi_extra=_UPDATE)
+        add("/items/{item_id:any}", self.item, methods=["GET"], tags=["catalogue"])
+        add("/items/{item_id:any}", self.put_item, methods=["PUT"], tags=["catalogue"])
+        add("/items/{item_id:any}", self.delete_item, methods=["DELETE"], tags=["catalogue"])
+        add("/items", self.put_items, methods=["POST"], tags=["catalogue"])
+        add("/items", self.update_items, methods=["PATCH"], tags=["catalogue"])
         add("/search", self.search, methods=["GET"], tags=["catalogue"])
         add("/demo/shoppers", self.shoppers, methods=["GET"], tags=["storefront"])
         add("/demo/key", self.key, methods=["GET"], tags=["storefront"])
@@ -226,6 +243,8 @@ class Routes:
 
     async def search(self, q: str = "") -> Response:
         """Items whose title holds every word, the most popular first."""
+        if len(q) > MAX_QUERY:
+            return _problem(422, f"q: at most {MAX_QUERY} characters")
         live = self._holder.live
         rows = live.catalogue.search(q, SEARCH_LIMIT)
         items = b",".join(b"{%b}" % live.catalogue.fragment(row) for row in rows)
@@ -270,6 +289,12 @@ class Routes:
         return b"".join(parts)
 
 
+async def misasked(_request: Request, error: Exception) -> Response:
+    """What FastAPI itself refuses, in our words."""
+    assert isinstance(error, RequestValidationError)
+    return _unfit([{"field": str(one["loc"][-1]), "message": one["msg"]} for one in error.errors()])
+
+
 def _problem(status: int, detail: str) -> Response:
     return Response(orjson.dumps({"detail": detail}), status, media_type=JSON)
 
@@ -281,107 +306,3 @@ def _invalid(error: ValidationError) -> Response:
 def _unfit(found: list[Problem]) -> Response:
     body = {"detail": in_words(found), "errors": found}
     return Response(orjson.dumps(body), 422, media_type=JSON)
-
-
-def _parameters() -> list[dict[str, Any]]:
-    """OpenAPI parameters of `GET /recommend`, from the model that checks them."""
-    found = []
-    for model in (RecommendRequest, Filters):
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        for name, kind in schema["properties"].items():
-            if name == "filters":
-                continue
-            if "$ref" in str(kind):
-                kind = {"type": "string", "enum": schema["$defs"]["Surface"]["enum"]}
-            found.append(
-                {"name": name, "in": "query", "required": False, "schema": kind, "example": _EXAMPLES.get(name)}
-            )
-    return [{k: v for k, v in parameter.items() if v is not None} for parameter in found]
-
-
-_EXAMPLES: Final = {"user_id": "900", "surface": "home", "k": 12}
-_ANSWER: Final = {
-    "request_id": "5f0c6b1d9a2e1",
-    "model_version": "20261123T181500-phase1-ab12cd34",
-    "phase": 1,
-    "currency": "USD",
-    "surface": "home",
-    "served_by": "phase1",
-    "degraded": False,
-    "shortfall": 0,
-    "warnings": [],
-    "rules": None,
-    "arms": {},
-    "items": [
-        {
-            "rank": 1,
-            "score": 1.05,
-            "confidence": 0.62,
-            "enhanced": False,
-            "source": "buy_again",
-            "reason": "You bought this 9 times",
-            "item_id": "1082185",
-            "title": "BANANAS 40 LB",
-            "brand": "National",
-            "category": "PRODUCE > TROPICAL FRUIT > BANANAS",
-            "price_cents": 94,
-            "image_url": None,
-        }
-    ],
-}
-_RESPONSES: Final = {
-    "200": {"description": "The answer", "content": {JSON: {"example": _ANSWER}}},
-    "422": {"description": "A name or value that cannot be", "content": {JSON: {"example": {"detail": "k: ..."}}}},
-}
-_RECOMMEND_GET: Final[dict[str, Any]] = {"parameters": _parameters(), "responses": _RESPONSES}
-_RECOMMEND_POST: Final[dict[str, Any]] = {
-    "requestBody": {"content": {JSON: {"example": {"user_id": "900", "k": 12, "filters": {"category": "PRODUCE"}}}}},
-    "responses": _RESPONSES,
-}
-_WIDGETS: Final = [{"name": "top", "surface": "home", "k": 12}, {"name": "again", "surface": "buy_again", "k": 6}]
-_PAGE: Final[dict[str, Any]] = {
-    "requestBody": {"content": {JSON: {"example": {"user_id": "900", "widgets": _WIDGETS}}}},
-    "responses": {
-        "200": {
-            "description": "The answer of each widget, by its name",
-            "content": {JSON: {"example": {"page_id": "5f0c6b1d9a2e0", "widgets": {"top": _ANSWER}}}},
-        },
-        "422": {
-            "description": "A name or value that cannot be",
-            "content": {JSON: {"example": {"detail": "widgets.top.k: at most 100 items can be asked for"}}},
-        },
-    },
-}
-_ITEM: Final = {
-    "title": "OAT DRINK BARISTA",
-    "category": "GROCERY > MILK SUBSTITUTES > OAT",
-    "brand": "National",
-    "price_cents": 249,
-    "attributes": {"package_size": "32 OZ"},
-}
-_PUT: Final[dict[str, Any]] = {"requestBody": {"content": {JSON: {"example": _ITEM}}}}
-_PUT_MANY: Final[dict[str, Any]] = {
-    "requestBody": {"content": {JSON: {"example": {"items": [{"item_id": "oat-1", **_ITEM}]}}}}
-}
-_UPDATE: Final[dict[str, Any]] = {
-    "requestBody": {"content": {JSON: {"example": {"filter": {"category": "PRODUCE"}, "set": {"price_factor": 0.9}}}}}
-}
-_EVENT: Final = {"event_id": "e-1", "type": "cart", "user_id": "900", "session_id": "s-1", "item_id": "1082185"}
-_EVENTS: Final[dict[str, Any]] = {
-    "requestBody": {"content": {JSON: {"example": {"events": [_EVENT]}}}},
-    "responses": {
-        "200": {
-            "description": "A verdict for each event, in order",
-            "content": {
-                JSON: {
-                    "example": {
-                        "accepted": 1,
-                        "duplicate": 0,
-                        "rejected": 0,
-                        "verdicts": [{"event_id": "e-1", "verdict": "accepted", "reason": None}],
-                    }
-                }
-            },
-        }
-    },
-}

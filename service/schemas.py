@@ -24,6 +24,8 @@ MAX_GA4_ITEMS: Final = 5_000
 MAX_ITEMS: Final = 1_000
 MAX_PRICE_CENTS: Final = 10**12
 MAX_ID: Final = 256
+MAX_QUERY: Final = 200
+"""Characters of a search."""
 MAX_WIDGETS: Final = 10
 """Of one page."""
 

@@ -137,7 +137,7 @@ def test_no_way_leads_round_the_door(url: str, keys: dict[int, str], method: str
 
 
 def test_an_item_whose_id_looks_like_a_path_is_an_item(url: str, keys: dict[int, str]) -> None:
-    for target in ("/items/../metrics", "/items/%2e%2e/console/events/index.html"):
+    for target in ("/items/../metrics", "/items/%2e%2e/console/events/index.html", "/items/%0A/../../console/events/"):
         assert status(url, "GET", target, bearer(keys[WIDGET])) == 404
         assert status(url, "HEAD", target, bearer(keys[WIDGET])) == 403
 
