@@ -451,15 +451,16 @@ def _document(app: FastAPI, access: Access) -> Schema:
     described = _operations()
     for path, methods in found["paths"].items():
         for method, operation in methods.items():
-            operation.update(described[method, path])
+            operation.update(described.get((method, path), {}))
             _secure(operation, access.needed(method.upper(), path))
     _, schemas = models_json_schema(
         [*((model, "validation") for model in _REQUESTS), *((model, "serialization") for model in _ANSWERS)],
         ref_template=_REF,
         schema_generator=GenerateJsonSchema,
     )
+    known = found.get("components", {}).get("schemas", {})
     found["components"] = {
-        "schemas": dict(sorted(schemas["$defs"].items())),
+        "schemas": dict(sorted((known | schemas["$defs"]).items())),
         "securitySchemes": {
             "key": {"type": "http", "scheme": "bearer", "description": "A key of `recsys keys create`."}
         },
