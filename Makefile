@@ -83,6 +83,16 @@ serve: $(VENV)/installed ## Serve the live bundle
 mlflow: $(VENV)/installed ## Open the comparison of runs
 	$(RECSYS) mlflow
 
+lock: $(VENV)/installed-dev ## Write requirements/serve.txt anew: every package that serves, with its hashes
+	$(BIN)/uv pip compile pyproject.toml --extra serve --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --upgrade --quiet --custom-compile-command "make lock" -o requirements/serve.txt
+
+audit: $(VENV)/installed-dev ## Look the lock's packages up among known vulnerabilities (needs a network that reaches them)
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements/serve.txt
+
+fuzz-api: $(VENV)/installed-dev ## Ask the service whatever its OpenAPI document allows and forbids (EXAMPLES=1000 for each operation)
+	API_EXAMPLES=$(or $(EXAMPLES),500) $(BIN)/python -m pytest tests/integration/test_api_fuzz.py -q
+
 browser: # Chromium for the browser tests
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium; } || \
@@ -136,6 +146,9 @@ bench-retailrocket: $(VENV)/installed ## The phases on Retailrocket's buyers (ne
 
 bench-serve: $(VENV)/installed ## /recommend of every phase beside a constant FastAPI route (needs wrk)
 	$(BIN)/python -m benchmarks.serve
+
+bench-keys: $(VENV)/installed ## What API keys and limits cost on /recommend (needs wrk)
+	$(BIN)/python -m benchmarks.keys
 
 bench-events: $(VENV)/installed-dev postgres ## Kill the service 50 times under load, and count events/s, on both databases (needs wrk)
 	$(BIN)/python -m benchmarks.events

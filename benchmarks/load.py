@@ -127,8 +127,8 @@ class Load:
     """Answers other than 2xx and 3xx, and broken connections."""
 
 
-def load(server: Server, core: int, paths: Sequence[str], seconds: int, scratch: Path) -> Load:
-    """Ask for `seconds`, `CONNECTIONS` at a time.
+def load(server: Server, core: int, paths: Sequence[str], seconds: int, scratch: Path, key: str | None = None) -> Load:
+    """Ask for `seconds`, `CONNECTIONS` at a time, with an API key where one is given.
 
     Raises:
         UserError: wrk failed.
@@ -137,6 +137,8 @@ def load(server: Server, core: int, paths: Sequence[str], seconds: int, scratch:
     listed.write_text("\n".join(paths) + "\n")
     script.write_text(WRK_SCRIPT % listed)
     command = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script)]
+    if key is not None:
+        command += ["-H", f"Authorization: Bearer {key}"]
     run = subprocess.run([*command, f"http://127.0.0.1:{server.port}"], capture_output=True, text=True, check=False)
     found = re.search(r"^RESULT (\S+) (\S+) (\S+) (\d+)$", run.stdout, re.MULTILINE)
     if found is None:
