@@ -10,13 +10,15 @@ import sys
 import tempfile
 from collections import defaultdict
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 from benchmarks.load import CONNECTIONS, K, Load, load, pick_cores, together, user_ids
 from benchmarks.serve import REQUESTS, WARM_UP_SECONDS, make_questions, newest_bundles, show
-from benchmarks.servers import service
+from benchmarks.servers import Server, service
 from recsys.errors import UserError
 from recsys.reports import Cell, Table, write_report
 from service.keys import KEYS_FILE, Role, create_key
@@ -25,49 +27,59 @@ UNREACHED: Final = "1000000000/minute"
 KINDS: Final = ("open", "with a key", "with a key and a limit")
 
 
-def measure(bundle: Path, users: list[str], seconds: int, rounds: int) -> dict[str, Load]:
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of wrk."""
+
+    load: Load
+    core_us: float
+    """Of the worker, for each request: others on the machine change it less than the rate."""
+
+
+def measured(server: Server, core: int, paths: list[str], seconds: int, scratch: Path, key: str | None) -> Run:
+    """Ask one of them."""
+    before = server.core_seconds()
+    run = load(server, core, paths, seconds, scratch, key)
+    return Run(run, (server.core_seconds() - before) / (run.per_second * seconds) * 1e6)
+
+
+def measure(bundle: Path, users: list[str], seconds: int, rounds: int) -> dict[str, list[Run]]:
     """Serve the bundle open and with keys at once, and ask one after the other."""
     cores, paths = pick_cores(), make_questions(bundle, users).mixed
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        now = datetime.now(UTC)
+        file, now = scratch / "closed" / KEYS_FILE, datetime.now(UTC)
         keys = {
-            KINDS[1]: create_key(scratch / "closed" / KEYS_FILE, "plain", Role.SERVER, now),
-            KINDS[2]: create_key(scratch / "closed" / KEYS_FILE, "counted", Role.SERVER, now, UNREACHED),
+            KINDS[1]: create_key(file, "plain", Role.SERVER, now),
+            KINDS[2]: create_key(file, "counted", Role.SERVER, now, UNREACHED),
         }
         opened = stack.enter_context(service(cores.server, bundle, scratch / "open"))
         closed = stack.enter_context(service(cores.server, bundle, scratch / "closed"))
-        runs: dict[str, list[Load]] = defaultdict(list)
+        runs: dict[str, list[Run]] = defaultdict(list)
         for number in range(rounds + 1):
             for kind in KINDS:
                 server = closed if kind in keys else opened
                 length = seconds if number else WARM_UP_SECONDS
-                run = load(server, cores.client, paths, length, scratch, keys.get(kind))
+                run = measured(server, cores.client, paths, length, scratch, keys.get(kind))
                 if number:
                     runs[kind].append(run)
-        return {kind: together(found) for kind, found in runs.items()}
+        return runs
 
 
-def table(loads: dict[str, Load], rounds: int, version: str) -> Table:
-    """What was measured, and the time that a request takes more than one to an open service."""
-    base = loads[KINDS[0]].per_second
-    rows: list[list[Cell]] = [
-        [
-            kind,
-            round(run.per_second),
-            round(run.p50_ms, 2),
-            round(run.p99_ms, 2),
-            round(1e6 / run.per_second - 1e6 / base, 1),
-            run.failed,
-        ]
-        for kind, run in loads.items()
-    ]
+def table(runs: dict[str, list[Run]], rounds: int, version: str) -> Table:
+    """What was measured."""
+    rows: list[list[Cell]] = []
+    for kind, found in runs.items():
+        run, core_us = together([one.load for one in found]), median(one.core_us for one in found)
+        more = median(one.core_us - first.core_us for one, first in zip(found, runs[KINDS[0]], strict=True))
+        rates: list[Cell] = [round(run.per_second), round(run.p50_ms, 2), round(run.p99_ms, 2)]
+        rows.append([kind, *rates, round(core_us), round(more, 1), run.failed])
     return Table(
         "What keys and limits cost",
-        ["/recommend", "requests/s", "p50, ms", "p99, ms", "more of the core per request, µs", "not 2xx"],
+        ["/recommend", "requests/s", "p50, ms", "p99, ms", "core per request, µs", "more than open, µs", "not 2xx"],
         rows,
-        note=f"k = {K}, surfaces mixed, {CONNECTIONS} connections of wrk on another core, {REQUESTS:,} different requests, "
-        f"medians of {rounds} alternating rounds; bundle {version}.",
+        note=f"k = {K}, surfaces mixed, {CONNECTIONS} connections of wrk on another core, {REQUESTS:,} different requests; medians of "
+        f"{rounds} alternating rounds, of differences within a round in the last but one column; bundle {version}.",
     )
 
 
@@ -80,8 +92,8 @@ def main() -> None:
     parser.add_argument("--trial", action="store_true", help="print only: reports/ stays as it is")
     arguments = parser.parse_args()
     bundle = next(iter(newest_bundles(arguments.data_dir / "bundles").values()))
-    loads = measure(bundle, user_ids(arguments.data_dir), arguments.seconds, arguments.rounds)
-    found = table(loads, arguments.rounds, bundle.name)
+    runs = measure(bundle, user_ids(arguments.data_dir), arguments.seconds, arguments.rounds)
+    found = table(runs, arguments.rounds, bundle.name)
     show(found)
     if not arguments.trial:
         command = f"python -m benchmarks.keys --seconds {arguments.seconds} --rounds {arguments.rounds}"

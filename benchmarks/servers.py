@@ -87,6 +87,11 @@ class Server:
         rss, pss = (int(re.search(rf"^{name}:\s+(\d+)", text, re.MULTILINE)[1]) for name in ("Rss", "Pss"))  # type: ignore[index]
         return Memory(rss / 1024, pss / 1024)
 
+    def core_seconds(self) -> float:
+        """Time that it has spent on its core so far."""
+        after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+
 
 @contextmanager
 def running(core: int, port: int, ready_path: str, command: Sequence[str]) -> Iterator[Server]:

@@ -244,8 +244,13 @@ def _metrics(client: httpx.Client, data_dir: Path) -> str:
     return client.get("/metrics", headers=admin).text
 
 
-def test_a_clients_word_for_its_address_is_not_believed_by_default(tmp_path: Path) -> None:
+def test_a_clients_word_for_its_address_is_not_believed_by_default_nor_limits_lifted_without_redis(
+    tmp_path: Path,
+) -> None:
     publish_tiny_shop(tmp_path)
-    with running_service(tmp_path, environment={"RECSYS_ADDRESS_LIMIT": "3/hour"}) as url:
+    environment = {"RECSYS_ADDRESS_LIMIT": "3/hour", "RECSYS_REDIS_URL": "redis://:hush-hush@127.0.0.1:1/0"}
+    with running_service(tmp_path, environment=environment) as url:
         answers = [status(url, "GET", "/search", {"x-forwarded-for": f"192.0.2.{n}"}) for n in range(5)]
     assert answers == [200] * 3 + [429] * 2
+    log = (tmp_path / "service.log").read_text()
+    assert "Redis does not answer" in log and "hush-hush" not in log
