@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,13 +18,23 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from benchmarks.load import CONNECTIONS, K, Load, load, pick_cores, together, user_ids
 from benchmarks.serve import REQUESTS, WARM_UP_SECONDS, make_questions, newest_bundles, show
 from benchmarks.servers import Server, service
 from recsys.errors import UserError
 from recsys.reports import Cell, Table, write_report
-from service.keys import KEYS_FILE, Role, create_key
+from service.access import Access
+from service.guard import Guard
+from service.headers import SecurityHeaders
+from service.keys import KEYS_FILE, KeysHolder, Role, create_key
+from service.metrics import Metrics
+from service.rate_limits import RateLimiter, RateLimits
+from service.settings import Settings
 
+DOOR_REQUESTS: Final = 3_000
 UNREACHED: Final = "1000000000/minute"
 KINDS: Final = ("open", "with a key", "with a key and a limit")
 
@@ -83,21 +95,88 @@ def table(runs: dict[str, list[Run]], rounds: int, version: str) -> Table:
     )
 
 
+async def _constant(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": b"{}"})
+
+
+async def _received() -> Message:
+    return {"type": "http.request"}
+
+
+async def _sent(_message: Message) -> None:
+    pass
+
+
+def _door(folder: Path) -> ASGIApp:
+    """The middleware of the service around a constant answer; Redis is away, which is asked once in ten million requests."""
+    metrics, access = Metrics("door", CollectorRegistry()), Access(frozenset({"/"}))
+    limiter = RateLimiter("redis://127.0.0.1:1", shop="door", timeout_ms=1_000, retry_ms=10**9)
+    rates = RateLimits(limiter, Settings())
+    return SecurityHeaders(
+        Guard(_constant, access, KeysHolder(folder / KEYS_FILE, metrics), rates, metrics), access.pages
+    )
+
+
+async def _core_us(app: ASGIApp, key: str | None) -> float:
+    headers = [(b"host", b"x"), (b"accept", b"*/*")]
+    if key is not None:
+        headers.append((b"authorization", f"Bearer {key}".encode()))
+    scope = {"type": "http", "method": "GET", "path": "/recommend", "headers": headers, "client": ("10.0.0.1", 1)}
+    started = time.process_time()
+    for _ in range(DOOR_REQUESTS):
+        await app(dict(scope), _received, _sent)
+    return (time.process_time() - started) / DOOR_REQUESTS * 1e6
+
+
+async def at_the_door(rounds: int) -> dict[str, list[float]]:
+    """Microseconds of a core that the middleware takes for a request, in each round."""
+    with tempfile.TemporaryDirectory() as folder:
+        opened, closed, now = Path(folder) / "open", Path(folder) / "closed", datetime.now(UTC)
+        asked = {
+            KINDS[0]: (_door(opened), None),
+            KINDS[1]: (None, create_key(closed / KEYS_FILE, "plain", Role.SERVER, now)),
+            KINDS[2]: (None, create_key(closed / KEYS_FILE, "counted", Role.SERVER, now, UNREACHED)),
+        }
+        door, taken = _door(closed), defaultdict[str, list[float]](list)
+        for _ in range(rounds):
+            alone = await _core_us(_constant, None)
+            for kind, (app, key) in asked.items():
+                taken[kind].append(await _core_us(app or door, key) - alone)
+        return taken
+
+
+def door_table(taken: dict[str, list[float]], rounds: int) -> Table:
+    """What was measured."""
+    return Table(
+        "What the middleware takes by itself",
+        ["/recommend", "core per request, µs"],
+        [[kind, round(median(found), 1)] for kind, found in taken.items()],
+        note=f"Guard and security headers around a constant ASGI application, less that application; in one process, "
+        f"{DOOR_REQUESTS:,} requests a round, medians of {rounds} rounds.",
+    )
+
+
 def main() -> None:
     """Measure, print, write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--seconds", type=int, default=10, help="of each run")
     parser.add_argument("--rounds", type=int, default=5, help="in each of which each is measured once")
+    parser.add_argument("--door", action="store_true", help="only what the middleware takes by itself, in this process")
     parser.add_argument("--trial", action="store_true", help="print only: reports/ stays as it is")
     arguments = parser.parse_args()
+    door = door_table(asyncio.run(at_the_door(arguments.rounds * 3)), arguments.rounds * 3)
+    show(door)
+    if arguments.door:
+        return
     bundle = next(iter(newest_bundles(arguments.data_dir / "bundles").values()))
     runs = measure(bundle, user_ids(arguments.data_dir), arguments.seconds, arguments.rounds)
     found = table(runs, arguments.rounds, bundle.name)
     show(found)
     if not arguments.trial:
         command = f"python -m benchmarks.keys --seconds {arguments.seconds} --rounds {arguments.rounds}"
-        print(f"\nwritten: {write_report('keys', command, [found])}")
+        print(f"\nwritten: {write_report('keys', command, [door, found])}")
 
 
 if __name__ == "__main__":
