@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
-from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+from pydantic.json_schema import models_json_schema
 
 from recsys.events import Surface
 from service.access import Access
@@ -456,7 +456,6 @@ def _document(app: FastAPI, access: Access) -> Schema:
     _, schemas = models_json_schema(
         [*((model, "validation") for model in _REQUESTS), *((model, "serialization") for model in _ANSWERS)],
         ref_template=_REF,
-        schema_generator=GenerateJsonSchema,
     )
     known = found.get("components", {}).get("schemas", {})
     found["components"] = {
