@@ -12,7 +12,7 @@ from recsys.store.writing import Row
 from service.bundles import LiveBundle
 from service.event_log import Batch, EventLog, EventLogError, Stored, received, unix, utc
 from service.healing import live_event
-from service.judging import ACCEPTED, DUPLICATE, REJECTED, VERDICTS, Judged, Verdict, judge
+from service.judging import ACCEPTED, DUPLICATE, REJECTED, VERDICTS, Judged, Verdict, consents, judge
 from service.metrics import Metrics
 from service.schemas import Event, Render
 from service.session_store import LiveEvent, SessionStore
@@ -39,7 +39,8 @@ class Intake:
         verdicts = [outcomes[id(one)] if not isinstance(one.found, Verdict) else one.found for one in judged]
         verdicts = [_note(live, one.found, verdict) for one, verdict in zip(judged, verdicts, strict=True)]
         for one, verdict in zip(judged, verdicts, strict=True):
-            self._log.judged(now, verdict.event_id, verdict.verdict, verdict.reason, one.content)
+            if consents(one.content):
+                self._log.judged(now, verdict.event_id, verdict.verdict, verdict.reason, one.content)
         for kind in VERDICTS:
             self._metrics.judged(kind, sum(verdict.verdict == kind for verdict in verdicts))
         return verdicts

@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -43,7 +44,8 @@ StoredId = Annotated[Id, AfterValidator(_storable)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # An error that is not caught ends up in the log of the process: it must not say what came in.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Filters(_Strict):
@@ -63,10 +65,19 @@ NO_FILTERS: Final = Filters()
 
 
 class _Shopper(_Strict):
-    """Who asks."""
+    """Who asks; nobody where consent is refused, so that the ids reach nothing that could keep them."""
 
+    consent: bool = Field(
+        default=True,
+        description="false: nothing of this request is kept, and nothing that is known of the shopper is read.",
+    )
     user_id: Id | None = None
     session_id: Id | None = None
+
+    @field_validator("user_id", "session_id")
+    @classmethod
+    def _nobody_without_consent(cls, value: str | None, told: ValidationInfo) -> str | None:
+        return value if told.data.get("consent") else None
 
 
 class _Context(_Strict):
