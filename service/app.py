@@ -18,6 +18,8 @@ from service.catalogue_log import CatalogueLog
 from service.event_log import EventLog
 from service.events import Intake
 from service.metrics import Metrics
+from service.privacy import Privacy
+from service.privacy_api import PrivacyRoutes
 from service.routes import Routes
 from service.rules import RulesHolder
 from service.session_store import SessionStore
@@ -34,15 +36,16 @@ def create_app(
     catalogue_log: CatalogueLog,
     rules: RulesHolder,
     arms: Arms,
+    privacy: Privacy,
     metrics: Metrics,
     settings: Settings,
     clock: Callable[[], float],
 ) -> FastAPI:
     """Wire the service. `clock` gives Unix time."""
     answering = Answering(store, log, arms, metrics, clock)
-    intake = Intake(store, log, metrics, clock)
+    intake = Intake(store, log, metrics, clock, privacy.tombstones)
     editor = CatalogueEditor(holder, catalogue_log, metrics, clock)
-    upkeep = Upkeep(holder, store, log, rules, arms, answering, metrics, settings, clock)
+    upkeep = Upkeep(holder, store, log, rules, arms, answering, privacy, metrics, settings, clock)
 
     # As FastAPI, with the assets of /docs served from here instead of from a CDN.
     app = FastAPIOffline(
@@ -54,5 +57,7 @@ def create_app(
         lifespan=lambda _: upkeep.running(),
     )
     app.include_router(Routes(holder, answering, intake, editor, log, metrics, settings).router)
+    if settings.privacy_api:
+        app.include_router(PrivacyRoutes(privacy, holder).router)
     app.mount("/", StaticFiles(directory=WEB, html=True), name="storefront")
     return app

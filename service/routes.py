@@ -9,6 +9,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
+from recsys.ids import NOT_FOUND
 from recsys.ranking import NO_ITEM
 from recsys.store.reading import latest_verdicts
 from service.answering import Answering
@@ -229,7 +230,8 @@ class Routes:
     async def shoppers(self) -> Response:
         """A few known shoppers, to try the storefront as."""
         bundle = self._holder.live.bundle
-        known = [{"user_id": user, "events": len(bundle.histories.of(user))} for user in bundle.sample_users]
+        users = [user for user in bundle.sample_users if bundle.histories.index.row(user) != NOT_FOUND]
+        known = [{"user_id": user, "events": len(bundle.histories.of(user))} for user in users]
         return Response(orjson.dumps({"shoppers": known}), media_type=JSON)
 
     async def is_live(self) -> Response:

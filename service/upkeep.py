@@ -16,6 +16,7 @@ from service.bundles import BundleHolder
 from service.event_log import EventLog
 from service.healing import HEAL_SECONDS, Healer
 from service.metrics import Metrics
+from service.privacy import PRIVACY_SECONDS, Privacy
 from service.rules import RulesHolder
 from service.session_store import SessionStore, StoreUnavailableError
 from service.settings import Settings
@@ -35,6 +36,7 @@ class Upkeep:
     rules: RulesHolder
     arms: Arms
     answering: Answering
+    privacy: Privacy
     metrics: Metrics
     settings: Settings
     clock: Callable[[], float]
@@ -50,6 +52,7 @@ class Upkeep:
             asyncio.create_task(_every(self.settings.trend_refresh_seconds, self._trend), name="trend"),
             asyncio.create_task(_every(HEAL_SECONDS, healer.look), name="healing"),
             asyncio.create_task(_every(1.0, self._gauges), name="metrics"),
+            asyncio.create_task(_every(PRIVACY_SECONDS, self.privacy.look), name="privacy"),
         ]
         yield
         for task in tasks:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from recsys.cli import chain, experiments, log, rules
+from recsys.cli import chain, experiments, log, privacy, rules
 from recsys.errors import UserError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.add_typer(experiments.app)
 app.add_typer(experiments.experiments_app, name="experiments")
 app.add_typer(log.db_app, name="db")
 app.add_typer(log.events_app, name="events")
+app.add_typer(privacy.privacy_app, name="privacy")
 
 
 def main() -> None:

@@ -28,7 +28,8 @@ def watermark(engine: Engine, table: Table) -> int:
     with writing(engine) as connection:
         connection.execute(text(f"LOCK TABLE {table.name} IN SHARE MODE"))
         counter = connection.execute(select(func.pg_get_serial_sequence(table.name, "number"))).scalar_one()
-        return connection.execute(text(f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {counter}")).scalar_one()
+        statement = text(f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {counter}")
+        return int(connection.execute(statement).scalar_one())
 
 
 def rows_between(engine: Engine, table: Table, after: int, until: int) -> Iterator[list[Row]]:
