@@ -49,6 +49,10 @@ class Privacy:
         self._traces = Traces(settings.redis_url, settings.shop)
         self._eraser = Eraser(engine, deletions, self._traces, clock)
 
+    async def follow(self) -> None:
+        """Know whom others have deleted."""
+        self.tombstones.follow()
+
     async def look(self) -> None:
         """Go on with deletions that are pending, and delete what has been kept for long enough."""
         await asyncio.to_thread(self._eraser.look)

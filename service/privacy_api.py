@@ -16,7 +16,7 @@ from recsys.errors import UserError
 from recsys.privacy.deletions import DATABASE, REDIS, Receipt
 from service.bundles import BundleHolder
 from service.privacy import Privacy
-from service.schemas import Id
+from service.schemas import StoredId
 
 JSON: Final = "application/json"
 
@@ -26,7 +26,7 @@ class Who(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    user_id: Id
+    user_id: StoredId
 
 
 class PrivacyRoutes:

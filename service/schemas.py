@@ -12,7 +12,6 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -65,7 +64,7 @@ NO_FILTERS: Final = Filters()
 
 
 class _Shopper(_Strict):
-    """Who asks; nobody where consent is refused, so that the ids reach nothing that could keep them."""
+    """Who asks."""
 
     consent: bool = Field(
         default=True,
@@ -73,11 +72,6 @@ class _Shopper(_Strict):
     )
     user_id: Id | None = None
     session_id: Id | None = None
-
-    @field_validator("user_id", "session_id")
-    @classmethod
-    def _nobody_without_consent(cls, value: str | None, told: ValidationInfo) -> str | None:
-        return value if told.data.get("consent") else None
 
 
 class _Context(_Strict):
@@ -103,12 +97,17 @@ class _Place(_Strict):
 
 
 class RecommendRequest(_Context, _Place, _Shopper):
-    """One question. Without user, session and item it is answered for a stranger."""
+    """One question. Without user, session and item it is answered for a stranger.
+
+    Where consent is refused it has no user and no session, whatever was sent: the ids reach nothing that could keep them.
+    """
 
     explain: bool = Field(default=False, description="Say of each item how its score comes about; slow.")
 
     @model_validator(mode="after")
-    def _item_where_needed(self) -> RecommendRequest:
+    def _whole(self) -> RecommendRequest:
+        if not self.consent:
+            self.__dict__.update(user_id=None, session_id=None)  # before anybody has seen it
         if self.surface in (Surface.SIMILAR, Surface.BOUGHT_TOGETHER) and self.item_id is None:
             raise ValueError(f"surface {self.surface!s} needs an item_id")
         return self

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from recsys.privacy.tombstones import LOOK_SECONDS
 from service.answering import Answering
 from service.arms import Arms
 from service.bundles import BundleHolder
@@ -52,6 +53,7 @@ class Upkeep:
             asyncio.create_task(_every(self.settings.trend_refresh_seconds, self._trend), name="trend"),
             asyncio.create_task(_every(HEAL_SECONDS, healer.look), name="healing"),
             asyncio.create_task(_every(1.0, self._gauges), name="metrics"),
+            asyncio.create_task(_every(LOOK_SECONDS, self.privacy.follow), name="tombstones"),
             asyncio.create_task(_every(PRIVACY_SECONDS, self.privacy.look), name="privacy"),
         ]
         yield

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from recsys.privacy.pseudonyms import KEY_FILE, Pseudonyms
 TOMBSTONES: Final = "privacy/tombstones.jsonl"
 """Below the data directory."""
 LOOK_SECONDS: Final = 0.1
-"""So often, at most, a process looks whether there are new ones."""
+"""Between two looks of a serving process for new ones."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class Tombstone:
 
 
 class Tombstones:
-    """The list, as far as it is written now."""
+    """The list, as far as it was written when this was last told to `follow`."""
 
     def __init__(self, data_dir: Path, pseudonyms: Pseudonyms) -> None:
         self._path = data_dir / TOMBSTONES
@@ -47,7 +46,7 @@ class Tombstones:
         self._lifted: set[str] = set()
         self._read = 0
         self._foreign = 0
-        self._next_look = 0.0
+        self.follow()
 
     def deleted_until(self, user_id: str) -> float | None:
         """Unix time until which nothing of a user may come in; None for almost everybody."""
@@ -55,7 +54,7 @@ class Tombstones:
 
     def hides(self, user_id: str, honoured: Collection[str] = ()) -> bool:
         """Whether a bundle that was trained without the shoppers of the `honoured` receipts may still know a user from before."""
-        return any(stone.receipt not in honoured for stone in self._stones(user_id))
+        return bool(self._of) and any(stone.receipt not in honoured for stone in self._stones(user_id))
 
     def check(self) -> None:
         """Make sure that everybody in the list can be told.
@@ -63,7 +62,7 @@ class Tombstones:
         Raises:
             UserError: some are there under another key, or the key is gone.
         """
-        self._follow()
+        self.follow()
         if self._foreign:
             raise UserError(
                 f"{self._foreign} shoppers in {self._path} were deleted under another key: set RECSYS_PRIVACY_KEY to it, "
@@ -71,18 +70,10 @@ class Tombstones:
             )
 
     def __len__(self) -> int:
-        self._follow()
         return sum(map(len, self._of.values()))
 
-    def _stones(self, user_id: str) -> list[Tombstone]:
-        self._follow()
-        return self._of.get(self._pseudonyms.of("user", user_id), []) if self._of else []
-
-    def _follow(self) -> None:
-        now = time.monotonic()
-        if now < self._next_look:
-            return
-        self._next_look = now + LOOK_SECONDS
+    def follow(self) -> None:
+        """Read what is new; cheap where nothing is."""
         try:
             if self._path.stat().st_size <= self._read:
                 return
@@ -95,6 +86,9 @@ class Tombstones:
         for line in filter(None, content.split(b"\n")):
             self._take(orjson.loads(line))
         self._read += len(content)
+
+    def _stones(self, user_id: str) -> list[Tombstone]:
+        return self._of.get(self._pseudonyms.of("user", user_id), []) if self._of else []
 
     def _take(self, line: dict[str, Any]) -> None:
         if lifted := line.get("lifted"):
