@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
@@ -16,11 +16,12 @@ from pipelines.log_partitions import partitions
 from pipelines.reading import quoted
 from recsys.store.retention import EXPIRED_TEXT, Periods, cutoff
 
-_PERIOD: Final = {"events": "events", "merges": "events", "exposures": "exposures", "renders": "exposures"}
+_PERIOD: Final = {"events": "events", "exposures": "exposures", "renders": "exposures"}
 """By kind of file the period that whole days are kept for."""
 _OF_NOBODY: Final = (
     "f.user_id IS NULL AND f.session_id IS NOT NULL AND f.session_id NOT IN (SELECT session_id FROM logins)"
 )
+_UNUSED: Final = "f.session_id NOT IN (SELECT session_id FROM used)"
 _WHOLE: Final = f"f.request <> '{EXPIRED_TEXT}'"
 _CUT: Final = f"f.* REPLACE ('{EXPIRED_TEXT}' AS request, NULL::VARCHAR AS shown_before, NULL::VARCHAR AS moved_by)"
 
@@ -31,27 +32,31 @@ def retain_files(data_dir: Path, periods: Periods, now: datetime) -> dict[str, i
     What a shop's exports brought is the shop's own to keep or not: `recsys ingest` mirrors them.
     """
     moment, log = now.astimezone(UTC).replace(tzinfo=None), data_dir / "log"
-    removed = {f"log/{name}": 0 for name in (*_PERIOD, "replays")}
+    removed = {f"log/{name}": 0 for name in (*_PERIOD, "merges", "replays")}
     with connect() as connection:
-        _read_logins(connection, log)
+        _read_sessions(connection, "logins", partitions(log, "merges"))
         for kind, period in _PERIOD.items():
             if days := getattr(periods, period):
                 removed[f"log/{kind}"] += _drop_days(connection, log / kind, cutoff(moment, days).date())
-        for kind in ("events", "exposures", "renders") if periods.sessions else ():
+        for kind in _PERIOD if periods.sessions else ():
             files = _files(log / kind, cutoff(moment, periods.sessions).date())
-            rest = f"SELECT f.* FROM {{}} AS f WHERE ({_OF_NOBODY}) IS NOT TRUE"
-            removed[f"log/{kind}"] += _change(connection, files, _OF_NOBODY, rest)
+            removed[f"log/{kind}"] += _drop_rows(connection, files, _OF_NOBODY)
+        if periods.events:
+            _read_sessions(connection, "used", [*partitions(log, "events"), *partitions(log, "exposures")])
+            files = _files(log / "merges", cutoff(moment, periods.events).date())
+            removed["log/merges"] = _drop_rows(connection, files, _UNUSED)
         if periods.replays:
             files = _files(log / "exposures", cutoff(moment, periods.replays).date())
-            removed["log/replays"] = _change(connection, files, _WHOLE, f"SELECT {_CUT} FROM {{}} AS f")
+            removed["log/replays"] = _rewrite(connection, files, _WHOLE, _CUT)
     return removed
 
 
-def _read_logins(connection: duckdb.DuckDBPyConnection, log: Path) -> None:
-    """The table `logins`: sessions to which somebody has logged in."""
-    connection.execute("CREATE TEMP TABLE logins (session_id VARCHAR)")
-    for path in partitions(log, "merges"):
-        connection.execute(f"INSERT INTO logins SELECT session_id FROM read_parquet({quoted(str(path))})")
+def _read_sessions(connection: duckdb.DuckDBPyConnection, table: str, files: Sequence[Path]) -> None:
+    """A table of the sessions that files name."""
+    connection.execute(f"CREATE TEMP TABLE {table} (session_id VARCHAR)")
+    for path in files:
+        sessions = f"SELECT DISTINCT session_id FROM read_parquet({quoted(str(path))}) WHERE session_id IS NOT NULL"
+        connection.execute(f"INSERT INTO {table} {sessions}")
 
 
 def _drop_days(connection: duckdb.DuckDBPyConnection, folder: Path, before: date) -> int:
@@ -63,12 +68,19 @@ def _drop_days(connection: duckdb.DuckDBPyConnection, folder: Path, before: date
     return removed
 
 
-def _change(connection: duckdb.DuckDBPyConnection, files: Iterator[Path], condition: str, sql: str) -> int:
-    """Rewrite the files that have rows that fit a condition, as `sql` says of each; how many rows that is."""
+def _drop_rows(connection: duckdb.DuckDBPyConnection, files: Iterator[Path], condition: str) -> int:
+    """Take the rows that fit out of files; how many."""
+    return _rewrite(connection, files, condition, "f.*", f"WHERE ({condition}) IS NOT TRUE")
+
+
+def _rewrite(
+    connection: duckdb.DuckDBPyConnection, files: Iterator[Path], condition: str, columns: str, where: str = ""
+) -> int:
+    """Write files anew that have rows that fit, with these columns and the rows of `where`; how many rows fitted."""
     changed = 0
     for path in files:
         if count := _count(connection, path, condition):
-            keep_rows(connection, path, sql.format(f"read_parquet({quoted(str(path))})"))
+            keep_rows(connection, path, f"SELECT {columns} FROM read_parquet({quoted(str(path))}) AS f {where}")
             changed += count
     return changed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Final
 
 from sqlalchemy import Engine
@@ -47,6 +47,7 @@ class Privacy:
         self._settings = settings
         self._clock = clock
         self._traces = Traces(settings.redis_url, settings.shop)
+        self._retained: date | None = None
         self._eraser = Eraser(engine, deletions, self._traces, clock)
 
     async def follow(self) -> None:
@@ -54,9 +55,12 @@ class Privacy:
         self.tombstones.follow()
 
     async def look(self) -> None:
-        """Go on with deletions that are pending, and delete what has been kept for long enough."""
+        """Go on with deletions that are pending; and once a day delete what has been kept for long enough."""
         await asyncio.to_thread(self._eraser.look)
-        await asyncio.to_thread(self.retain)
+        today = utc(self._clock()).date()
+        if today != self._retained:
+            await asyncio.to_thread(self.retain)
+            self._retained = today
 
     def retain(self) -> dict[str, int]:
         """Delete what the database has kept for long enough; how many rows, by table. One worker at a time."""

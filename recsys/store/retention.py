@@ -38,7 +38,7 @@ class Periods:
     """Days that each kind is kept; 0: for ever."""
 
     events: int = 0
-    """Events, and the logins that say whose they are."""
+    """Events; and logins, once nothing is left of their sessions."""
     exposures: int = 0
     """Answers, and what clients say of having shown them."""
     sessions: int = 0
@@ -74,7 +74,6 @@ def _expired(periods: Periods, now: datetime) -> Iterator[tuple[Table, ColumnEle
     """For each table what is to go."""
     if periods.events:
         yield EVENTS, EVENTS.c.received_at < cutoff(now, periods.events)
-        yield MERGES, MERGES.c.since < cutoff(now, periods.events)
     if periods.exposures:
         yield EXPOSURES, EXPOSURES.c.occurred_at < cutoff(now, periods.exposures)
         yield RENDERS, RENDERS.c.received_at < cutoff(now, periods.exposures)
@@ -82,6 +81,11 @@ def _expired(periods: Periods, now: datetime) -> Iterator[tuple[Table, ColumnEle
         before = cutoff(now, periods.sessions)
         for table, when in ((EVENTS, "received_at"), (EXPOSURES, "occurred_at"), (RENDERS, "received_at")):
             yield table, and_(table.c[when] < before, _of_nobody(table))
+    if periods.events:
+        # What is left of a session must go on to say whose it is.
+        used = [select(table.c.session_id).where(table.c.session_id.is_not(None)) for table in (EVENTS, EXPOSURES)]
+        unused = and_(*(MERGES.c.session_id.not_in(some) for some in used))
+        yield MERGES, and_(MERGES.c.since < cutoff(now, periods.events), unused)
     if periods.verdicts:
         yield VERDICTS, VERDICTS.c.at < cutoff(now, periods.verdicts)
 

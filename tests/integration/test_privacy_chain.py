@@ -6,8 +6,7 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +112,8 @@ def test_the_next_training_leaves_a_deleted_shopper_out(tmp_path: Path, capsys: 
     receipt = orjson.loads(run(capsys, "privacy", "delete", "u7", "--data-dir", data))
     removed = receipt["removed"]
     assert (removed["raw/orders.events"], removed["raw/users.users"], removed["tables/interactions"]) == (90, 1, 90)
-    assert (
-        removed["tables/users"] == 1 and removed["tables/baskets"] == 90 and removed["tables/item_days"] == 0
-        if "tables/item_days" in removed
-        else True
-    )
+    # Each line, an hour after the one before, is a session of its own.
+    assert (removed["tables/users"], removed["tables/sessions"]) == (1, 90) and "tables/item_days" not in removed
     assert receipt["pending"] == [] and receipt["bundles"] == [first] and receipt["first_model"] is None
     assert "u7" not in names(data, "interactions") | names(data, "users") | names(data, "user_items")
 
@@ -170,7 +166,7 @@ def live(data: Path, user: str) -> None:
 def test_a_deletion_that_is_killed_is_gone_on_with_and_counts_exactly(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, points = tmp_path / "data", (0, 1, 4, 9, 15, 24, 33, 42)
+    data, points = tmp_path / "data", (0, 1, 4, 12, 22, 36)
     write_exports(tmp_path, 3)
     users = [f"u{n}" for n in range(len(points) + 1)]
     for user in users:
@@ -184,14 +180,16 @@ def test_a_deletion_that_is_killed_is_gone_on_with_and_counts_exactly(
             store.set(f"default:s:s-{user}", bytes(17 * 2))
             store.set(f"default:e:{user}-1", b"1")
         whole = orjson.loads(run(capsys, "privacy", "delete", users[-1], "--data-dir", data))
+        # How many different items an order has is chance's.
+        vague = {place: whole["removed"][place] for place in ("tables/baskets", "tables/user_items")}
         assert {place: count for place, count in whole["removed"].items() if count} == {
             "database/events": 4, "database/exposures": 1, "database/renders": 1, "database/merges": 1, "database/verdicts": 1,
             "redis/histories": 5, "redis/event_ids": 1,
             "log/events": 4, "log/exposures": 1, "log/renders": 1, "log/merges": 1,
             "raw/orders.events": 9, "raw/users.users": 1, "raw/event_log.events": 4, "raw/event_log.exposures": 1,
             "raw/event_log.renders": 1, "raw/event_log.arms": 1, "raw/event_log.merges": 1,
-            "tables/interactions": 13, "tables/users": 1, "tables/sessions": 4, "tables/baskets": 9,
-            "tables/user_items": whole["removed"]["tables/user_items"], "tables/exposures": 1, "tables/assignments": 1,
+            "tables/interactions": 13, "tables/users": 1, "tables/sessions": 11, **vague,
+            "tables/exposures": 1, "tables/assignments": 1,
             "tables/experiment_units": 1,
         }  # fmt: skip
         for user, point in zip(users, points, strict=False):
@@ -204,7 +202,7 @@ def test_a_deletion_that_is_killed_is_gone_on_with_and_counts_exactly(
         receipts = orjson.loads("[" + text.replace("\n}\n{", "\n},\n{") + "]")
         assert len(receipts) == len(users) and all(receipt["pending"] == [] for receipt in receipts)
         for receipt in receipts:
-            assert {**receipt["removed"], "tables/user_items": 0} == {**whole["removed"], "tables/user_items": 0}
+            assert {**receipt["removed"], **vague} == whole["removed"]
         assert [key for key in store.scan_iter("default:*") if b":u:" in key or b":s:" in key] == []
     assert list((data / "privacy" / "orders").iterdir()) == []
     for path in (
@@ -219,4 +217,3 @@ def test_a_deletion_that_is_killed_is_gone_on_with_and_counts_exactly(
     build_tables(data, QUIET)
     assert names(data, "interactions") == {*(f"u{n}" for n in range(len(users), 40)), "u99"}
     assert {table.name for table in TABLES} <= {path.stem for path in (data / "tables").glob("*.parquet")}
-    assert time.time() > datetime.fromisoformat(receipts[0]["at"]).astimezone(UTC).timestamp()
