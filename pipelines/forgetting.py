@@ -85,7 +85,7 @@ def rows_of(data_dir: Path, order: Order) -> Iterator[tuple[str, dict[str, Any]]
     with connect() as connection:
         order = _gather(connection, data_dir, order)
         for path, theirs in _files(data_dir, order):
-            found = connection.execute(f"SELECT f.* FROM {_read(path)} AS f WHERE {theirs}")
+            found = connection.execute(f"SELECT f.* FROM {read_rows(path)} AS f WHERE {theirs}")
             names = [column for column, *_ in found.description or ()]
             for row in found.fetchall():
                 yield str(path.relative_to(data_dir)), dict(zip(names, row, strict=True))
@@ -176,18 +176,18 @@ def _keys(
     found = set[str]()
     for path, theirs in _files(data_dir, order):
         if _kind(data_dir, path) in kinds:
-            rows = connection.execute(f"SELECT DISTINCT {key} FROM {_read(path)} AS f WHERE {theirs}").fetchall()
+            rows = connection.execute(f"SELECT DISTINCT {key} FROM {read_rows(path)} AS f WHERE {theirs}").fetchall()
             found.update(value for (value,) in rows if value is not None)
     return found
 
 
 def _rewrite(connection: duckdb.DuckDBPyConnection, deletions: Deletions, name: str, path: Path, theirs: str) -> None:
     """A file without a shopper's rows."""
-    row = connection.execute(f"SELECT COUNT(*) FROM {_read(path)} AS f WHERE {theirs}").fetchone()
+    row = connection.execute(f"SELECT COUNT(*) FROM {read_rows(path)} AS f WHERE {theirs}").fetchone()
     count = int(row[0]) if row else 0
     with deletions.removing(name, {_name(deletions.data_dir, path): count}):
         if count:
-            keep_rows(connection, path, f"SELECT f.* FROM {_read(path)} AS f WHERE ({theirs}) IS NOT TRUE")
+            keep_rows(connection, path, f"SELECT f.* FROM {read_rows(path)} AS f WHERE ({theirs}) IS NOT TRUE")
 
 
 def keep_rows(connection: duckdb.DuckDBPyConnection, path: Path, sql: str) -> None:
@@ -268,8 +268,9 @@ def _bundles_that_know(bundles: Path, user_id: str, name: str) -> list[str]:
     return found
 
 
-def _read(path: Path) -> str:
-    return f"read_parquet({quoted(str(path))})"
+def read_rows(path: Path) -> str:
+    """A relation over a file; the day in a folder's name is no column of it."""
+    return f"read_parquet({quoted(str(path))}, hive_partitioning = false)"
 
 
 def _name(data_dir: Path, path: Path) -> str:

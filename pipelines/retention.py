@@ -10,10 +10,9 @@ from typing import Final
 
 import duckdb
 
-from pipelines.forgetting import keep_rows
+from pipelines.forgetting import keep_rows, read_rows
 from pipelines.ingest import connect
 from pipelines.log_partitions import partitions
-from pipelines.reading import quoted
 from recsys.store.retention import EXPIRED_TEXT, Periods, cutoff
 
 _PERIOD: Final = {"events": "events", "exposures": "exposures", "renders": "exposures"}
@@ -55,7 +54,7 @@ def _read_sessions(connection: duckdb.DuckDBPyConnection, table: str, files: Seq
     """A table of the sessions that files name."""
     connection.execute(f"CREATE TEMP TABLE {table} (session_id VARCHAR)")
     for path in files:
-        sessions = f"SELECT DISTINCT session_id FROM read_parquet({quoted(str(path))}) WHERE session_id IS NOT NULL"
+        sessions = f"SELECT DISTINCT session_id FROM {read_rows(path)} WHERE session_id IS NOT NULL"
         connection.execute(f"INSERT INTO {table} {sessions}")
 
 
@@ -80,15 +79,13 @@ def _rewrite(
     changed = 0
     for path in files:
         if count := _count(connection, path, condition):
-            keep_rows(connection, path, f"SELECT {columns} FROM read_parquet({quoted(str(path))}) AS f {where}")
+            keep_rows(connection, path, f"SELECT {columns} FROM {read_rows(path)} AS f {where}")
             changed += count
     return changed
 
 
 def _count(connection: duckdb.DuckDBPyConnection, path: Path, condition: str) -> int:
-    row = connection.execute(
-        f"SELECT COUNT(*) FROM read_parquet({quoted(str(path))}) AS f WHERE {condition}"
-    ).fetchone()
+    row = connection.execute(f"SELECT COUNT(*) FROM {read_rows(path)} AS f WHERE {condition}").fetchone()
     return int(row[0]) if row else 0
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ DATABASE: Final = "database"
 REDIS: Final = "redis"
 FILES: Final = "files"
 STEPS: Final = (DATABASE, REDIS, FILES)
+_NAME: Final = re.compile(r"[0-9a-f]{16}")
 PLACES: Final = (
     *(f"database/{table}" for table in ("events", "exposures", "renders", "merges", "verdicts")),
     *("redis/histories", "redis/logins", "redis/event_ids"),
@@ -135,7 +137,7 @@ class Deletions:
             UserError: there is none of that name.
         """
         path = self._path("receipts", name)
-        if not name.isalnum() or not path.exists():
+        if not _NAME.fullmatch(name) or not path.exists():
             raise UserError(f"there is no receipt {name!r}")
         return Receipt(**orjson.loads(path.read_bytes()))
 

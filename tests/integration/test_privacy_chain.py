@@ -174,6 +174,8 @@ def test_a_deletion_that_is_killed_is_gone_on_with_and_counts_exactly(
     ingest(tmp_path / "shop.toml", data, QUIET)
     ingest_log(database_url(data), data, QUIET)
     build_tables(data, QUIET)
+    (filed,) = partitions(data / "log", "events")
+    schema = pl.read_parquet_schema(filed)
     with embedded_redis(data / "redis") as url, redis.Redis.from_url(url) as store:
         for user in users:
             store.set(f"default:u:{user}", bytes(17 * 3))
@@ -211,6 +213,7 @@ def test_a_deletion_that_is_killed_is_gone_on_with_and_counts_exactly(
         *partitions(data / "log", "events"),
     ):
         assert not [user for user in users if f"'{user}'" in str(pl.read_parquet(path).rows())], path
+    assert pl.read_parquet_schema(filed) == schema
     # The log goes on where it was, and the next build counts what is left.
     live(data, "u99")
     ingest_log(database_url(data), data, QUIET)

@@ -205,7 +205,7 @@ def test_rows_are_kept_for_so_long_and_no_longer(years: Engine, tmp_path: Path) 
     assert kept(years, EXPOSURES, "request_id") == kept(years, RENDERS, "request_id") == {"s0", "s10", "t0"}
     assert kept(years, MERGES, "session_id") == {"s"} and count(years, VERDICTS) == 3
     with reading(years) as connection:
-        asked = dict(connection.execute(select(EXPOSURES.c.request_id, EXPOSURES.c.request)).tuples())
+        asked = {row.request_id: row.request for row in connection.execute(select(EXPOSURES))}
     assert asked == {"s0": {"k": 1, "cart": ["i"]}, "t0": {"k": 1, "cart": ["i"]}, "s10": {"expired": True}}
     assert set(retain(years, periods, NOON).values()) == {0}
 
