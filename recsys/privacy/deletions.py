@@ -116,7 +116,7 @@ class Deletions:
         """
         Tombstones(self.data_dir, self._pseudonyms).check()
         name, order = secrets.token_hex(8), Order(user_id, utc_text(now))
-        self._write("orders", name, asdict(order))
+        self.know(name, order)
         return self._begun(name, order)
 
     def _begun(self, name: str, order: Order) -> Receipt:
@@ -153,6 +153,9 @@ class Deletions:
     def pending(self, step: str | None = None) -> list[Receipt]:
         """Deletions that are not done, or lack a step, the oldest first."""
         found = []
+        with self.locked("list"):
+            for draft in (self._folder / "orders").glob("*.tmp"):
+                draft.unlink()  # of one who was killed while writing: it holds an id
         for path in (self._folder / "orders").glob("*.json"):
             try:
                 found.append(self._begun(path.stem, self.order(path.stem)))
@@ -162,7 +165,8 @@ class Deletions:
 
     def know(self, name: str, order: Order) -> None:
         """Keep what was found out for a deletion."""
-        self._write("orders", name, asdict(order))
+        with self.locked("list"):
+            self._write("orders", name, asdict(order))
 
     @contextmanager
     def removing(self, name: str, found: Mapping[str, int]) -> Iterator[None]:
@@ -205,7 +209,7 @@ class Deletions:
         """Begin all steps anew of a user's deletions, for data that came back, as from a backup."""
         theirs = self.of(user_id)
         for receipt in theirs:
-            self._write("orders", receipt.receipt, asdict(Order(user_id, receipt.at)))
+            self.know(receipt.receipt, Order(user_id, receipt.at))
             self.update(receipt.receipt, lambda one: one.done.clear())
         return theirs
 

@@ -168,7 +168,9 @@ def test_an_order_that_was_given_is_begun_after_a_crash(
         patch.setattr(target, lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             deletions.begin("anna", NOW)
+    (tmp_path / "privacy" / "orders" / "torn.tmp").write_text("anna")
     (receipt,) = deletions.pending()
+    assert not list((tmp_path / "privacy" / "orders").glob("*.tmp"))
     assert receipt.pending == ["database", "redis", "files"]
     assert Tombstones(tmp_path, Pseudonyms(tmp_path)).deleted_until("anna") == NOW
     assert asdict(receipt) == asdict(deletions.receipt(receipt.receipt))
