@@ -19,6 +19,7 @@ import polars as pl
 from rich.console import Console
 from sqlalchemy import URL
 
+from pipelines.keeping_out import keep_out
 from pipelines.log_partitions import export_log, partitions
 from pipelines.mapping import Files, Mapping, find_files, read_mapping
 from pipelines.reading import (
@@ -33,6 +34,7 @@ from pipelines.reading import (
     user_select,
 )
 from recsys.errors import UserError
+from recsys.privacy.tombstones import Tombstones
 from recsys.store.database import exists, opened
 from recsys.store.migrate import upgrade
 from recsys.store.old_log import import_log, old_logs
@@ -72,8 +74,12 @@ def connect(memory_limit: str = "2GB", threads: int = 2, temp: Path | None = Non
     return connection
 
 
-def ingest(mapping_path: Path | None, data_dir: Path, console: Console) -> IngestSummary:
+def ingest(
+    mapping_path: Path | None, data_dir: Path, console: Console, tombstones: Tombstones | None = None
+) -> IngestSummary:
     """Take in every source of a mapping (the default data set without one); unchanged ones are skipped.
+
+    Who is in the `tombstones` is kept out, as far as they were deleted.
 
     Raises:
         UserError: the mapping does not fit, a file cannot be read, or the directory holds another shop.
@@ -100,7 +106,8 @@ def ingest(mapping_path: Path | None, data_dir: Path, console: Console) -> Inges
             continue
         started = time.monotonic()
         with console.status(f"reading {name} ({len(files[name])} files)"):
-            rows[name] = _write(source, files[name], select, target, with_rejects=name.endswith(".events"))
+            rejects = name.endswith(".events")
+            rows[name] = _write(source, files[name], select, target, with_rejects=rejects, tombstones=tombstones)
         console.print(f"{name}: {rows[name]:,} lines in {time.monotonic() - started:.1f} s")
     for stale in set(raw.glob("*.parquet")) - {raw / f"{name}.parquet" for name in rows}:
         if not stale.name.startswith(("event_log.", "catalogue_log.")):
@@ -122,6 +129,15 @@ def read_state(data_dir: Path) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = orjson.loads(path.read_bytes())
     return state
+
+
+def forget_sources(data_dir: Path) -> None:
+    """Let the next ingest read every source again, unchanged or not."""
+    state = read_state(data_dir)
+    if state is not None:
+        sources = {name: {**source, "key": ""} for name, source in state["sources"].items()}
+        path = data_dir / "raw" / "ingest.json"
+        path.write_bytes(orjson.dumps({**state, "sources": sources}, option=orjson.OPT_INDENT_2))
 
 
 def ingest_log(url: URL, data_dir: Path, console: Console) -> None:
@@ -248,7 +264,15 @@ def _key(mapping_path: Path, files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _write(source: Files, files: Sequence[Path], select: Select, target: Path, *, with_rejects: bool = False) -> int:
+def _write(
+    source: Files,
+    files: Sequence[Path],
+    select: Select,
+    target: Path,
+    *,
+    with_rejects: bool = False,
+    tombstones: Tombstones | None = None,
+) -> int:
     """Copy a SELECT into a Parquet file, which appears whole or not at all; return its rows."""
     draft = target.with_suffix(".tmp")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -259,6 +283,8 @@ def _write(source: Files, files: Sequence[Path], select: Select, target: Path, *
             rejects = 0
             if with_rejects and source.format == "csv":
                 rejects = _add_rejects(connection, sql, draft)
+            if tombstones is not None:
+                keep_out(connection, draft, tombstones)
         except duckdb.Error as error:
             raise UserError(f"{source.files}: {error}; check format, delimiter and encoding in the mapping") from error
         row = connection.execute(f"SELECT COUNT(*) FROM read_parquet({quoted(str(draft))})").fetchone()

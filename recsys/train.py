@@ -40,6 +40,7 @@ from recsys.pack import write_bundle
 from recsys.phase1 import Phase1Config, Workshop
 from recsys.phase3 import Phase3Config
 from recsys.phases import PHASES, event_of_chances, wanted
+from recsys.privacy.deletions import Deletions
 from recsys.publish import bundle_versions
 from recsys.ranking import Model
 from recsys.tradeoffs import settle
@@ -93,9 +94,12 @@ def train(
     seed: int = 0,
     objective: str | None = None,
     force: bool = False,
+    deletions: Deletions | None = None,
     console: Console,
 ) -> TrainResult:
     """Search, choose, evaluate, refit and pack a phase; see `recsys train --help`.
+
+    The manifest names the receipts of those who are no longer in the tables, and their receipts name the first such bundle.
 
     Raises:
         UserError: the tables are missing, empty, or all later than `until`; or the phase or the data knows no such `objective`.
@@ -110,6 +114,7 @@ def train(
 
     started = time.monotonic()
     with _heard(console) as warnings:
+        honoured = [] if deletions is None else deletions.honoured()  # before the tables are read, not after
         dataset = load_dataset(data_dir / "tables")
         console.print(
             f"{len(dataset.events):,} interactions of {dataset.n_users:,} users "
@@ -133,8 +138,10 @@ def train(
         popularity=popularity,
         dataset=learnt,
         at=at,
-        metadata=_metadata(phase, summary, key, until, choice, results, learnt, warnings),
+        metadata=_metadata(phase, summary, key, until, choice, results, learnt, warnings) | {"deletions": honoured},
     )
+    if deletions is not None:
+        deletions.note_model(bundle.name, honoured)
     _record(data_dir, phase, bundle, summary, seed, choice, results)
     if "test" in results:
         print_results(results["test"].frame, results["test"].reliability, console)

@@ -35,6 +35,7 @@ _OWN_FALLBACK: Final = frozenset({Surface.NEW_ARRIVALS})
 _OPTIONAL: Final = ("item_id", "cart", "region", "segments")
 """Members of a request that the log has where they are given."""
 _NOT_SAID: Final = (b"null", b"false")
+_NO_CONSENT: Final = "consent is refused: answered from this request alone, of which nothing is kept"
 _NO_ITEMS: Final[ItemArray] = np.empty(0, dtype=np.int32)
 
 
@@ -117,9 +118,11 @@ class Answering:
         seed = crc32(request_id.encode())
         answer = self.decide(line, request, shopper, now, shown=_rows(live, spot.shown), seed=seed)
         line.rules.note(answer.outcomes)
-        self._expose(line, request, request_id, answer, now, spot)
+        if request.consent:
+            self._expose(line, request, request_id, answer, now, spot)
         shortfall = request.k - len(answer.ranking)
-        body = _write(line, request_id, surface, answer, shortfall, (shopper or Shopper()).history)
+        tag = b"" if request.consent else b'"consent":false,'
+        body = _write(line, request_id, surface, answer, shortfall, (shopper or Shopper()).history, tag)
         seconds, degraded = self._clock() - now, answer.degraded
         self._metrics.answered(surface, answer.served_by, degraded=degraded, seconds=seconds, shortfall=shortfall)
         for placement in line.placements:
@@ -245,7 +248,7 @@ class Answering:
 def _question(live: LiveBundle, request: RecommendRequest, shopper: Shopper, seed: int = 0) -> tuple[Query, list[str]]:
     """The request in rows and codes, and what in it could not be used."""
     catalogue, histories = live.catalogue, live.bundle.histories
-    warnings = []
+    warnings = [] if request.consent else [_NO_CONSENT]
     context = NO_ITEM
     if request.item_id is not None:
         context = catalogue.row(request.item_id)
@@ -384,8 +387,10 @@ def _confidence(ranking: Ranking) -> Sequence[tuple[bytes, bytes]]:
     return list(zip(sure, taken, strict=True))
 
 
-def _write(line: Line, request_id: str, surface: Surface, answer: Answer, shortfall: int, history: History) -> bytes:
-    """The answer as JSON, spliced from what the bundle has ready."""
+def _write(
+    line: Line, request_id: str, surface: Surface, answer: Answer, shortfall: int, history: History, tag: bytes
+) -> bytes:
+    """The answer as JSON, spliced from what the bundle has ready; `tag` are members of its own, each with its comma."""
     live = line.live
     ranking, catalogue = answer.ranking, live.catalogue
     arms = {placement.experiment: placement.arm for placement in line.placements}
@@ -407,10 +412,11 @@ def _write(line: Line, request_id: str, surface: Surface, answer: Answer, shortf
         )
     )
     return (
-        b'{"request_id":"%b",%b,"surface":"%b","served_by":"%b","degraded":%b,"shortfall":%d,"warnings":%b,"rules":%b,"arms":%b,"items":[%b]}'
+        b'{"request_id":"%b",%b,%b"surface":"%b","served_by":"%b","degraded":%b,"shortfall":%d,"warnings":%b,"rules":%b,"arms":%b,"items":[%b]}'
         % (
             request_id.encode(),
             live.head,
+            tag,
             surface.encode(),
             answer.served_by.encode(),
             b"true" if answer.degraded else b"false",

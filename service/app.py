@@ -25,6 +25,8 @@ from service.headers import SecurityHeaders
 from service.keys import KeysHolder
 from service.metrics import Metrics
 from service.openapi import documented
+from service.privacy import Privacy
+from service.privacy_api import PrivacyRoutes
 from service.rate_limits import RateLimits
 from service.routes import Routes, misasked
 from service.rules import RulesHolder
@@ -43,6 +45,7 @@ def create_app(
     rules: RulesHolder,
     arms: Arms,
     keys: KeysHolder,
+    privacy: Privacy,
     metrics: Metrics,
     rates: RateLimits,
     settings: Settings,
@@ -50,9 +53,9 @@ def create_app(
 ) -> FastAPI:
     """Wire the service. `clock` gives Unix time."""
     answering = Answering(store, log, arms, metrics, clock)
-    intake = Intake(store, log, metrics, clock)
+    intake = Intake(store, log, metrics, clock, privacy.tombstones)
     editor = CatalogueEditor(holder, catalogue_log, metrics, clock)
-    upkeep = Upkeep(holder, store, log, rules, arms, keys, rates, answering, metrics, settings, clock)
+    upkeep = Upkeep(holder, store, log, rules, arms, keys, rates, answering, privacy, metrics, settings, clock)
 
     # As FastAPI, with the assets of /docs served from here instead of from a CDN.
     app = FastAPIOffline(
@@ -65,6 +68,8 @@ def create_app(
     )
     app.add_exception_handler(RequestValidationError, misasked)
     app.include_router(Routes(holder, answering, intake, editor, log, metrics, settings).router)
+    if settings.privacy_api:
+        app.include_router(PrivacyRoutes(privacy, holder).router)
     app.mount("/", StaticFiles(directory=WEB, html=True), name="storefront")
     access = Access(storefront_pages(WEB))
     app.openapi = documented(app, access)  # type: ignore[method-assign]

@@ -11,10 +11,12 @@ from pathlib import Path
 import orjson
 
 from recsys.bundle import Bundle, BundleError, load_bundle, smoke_test
+from recsys.privacy.tombstones import Tombstones
 from recsys.publish import live_version
 from recsys.ranking import Query
 from service.catalogue import LiveCatalogue
 from service.catalogue_log import CatalogueLog
+from service.veil import veiled
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +53,14 @@ class LiveBundle:
 class BundleHolder:
     """The live bundle of this process. It watches the pointer; a bundle that fails keeps the old one live."""
 
-    def __init__(self, bundles: Path, log: CatalogueLog, on_refused: Callable[[], None] = lambda: None) -> None:
-        """Load what the pointer names.
+    def __init__(
+        self,
+        bundles: Path,
+        log: CatalogueLog,
+        on_refused: Callable[[], None] = lambda: None,
+        tombstones: Tombstones | None = None,
+    ) -> None:
+        """Load what the pointer names; nobody in the `tombstones` is known to it.
 
         Raises:
             BundleError: nothing is published, or it is damaged.
@@ -62,6 +70,7 @@ class BundleHolder:
             raise BundleError(f"no bundle is live in {bundles}: run `recsys train --phase 1 --publish` first")
         self.folder = bundles
         self._log = log
+        self._tombstones = tombstones
         self._on_refused = on_refused
         self._refused: str | None = None
         self._live = self._load(version)
@@ -116,4 +125,6 @@ class BundleHolder:
         """
         bundle = load_bundle(self.folder / version)
         smoke_test(bundle)
+        if self._tombstones is not None:
+            bundle = veiled(bundle, self._tombstones)
         return LiveBundle(bundle, LiveCatalogue(bundle, self._log))

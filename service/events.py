@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from recsys.privacy.tombstones import Tombstones
 from recsys.ranking import NO_ITEM
 from recsys.store.schema import Origin
 from recsys.store.writing import Row
 from service.bundles import LiveBundle
 from service.event_log import Batch, EventLog, EventLogError, Stored, received, unix, utc
 from service.healing import live_event
-from service.judging import ACCEPTED, DUPLICATE, REJECTED, VERDICTS, Judged, Verdict, judge
+from service.judging import ACCEPTED, DUPLICATE, IGNORED, REJECTED, VERDICTS, Judged, Verdict, consents, judge
 from service.metrics import Metrics
 from service.schemas import Event, Render
 from service.session_store import LiveEvent, SessionStore
@@ -21,8 +23,16 @@ from service.session_store import LiveEvent, SessionStore
 class Intake:
     """Judges events, makes them durable, and puts them where the next request sees them."""
 
-    def __init__(self, store: SessionStore, log: EventLog, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: SessionStore,
+        log: EventLog,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        tombstones: Tombstones,
+    ) -> None:
         self._store = store
+        self._tombstones = tombstones
         self._log = log
         self._metrics = metrics
         self._clock = clock
@@ -32,17 +42,27 @@ class Intake:
     ) -> list[Verdict]:
         """A verdict for each, in order; without a bundle none says whether the catalogue has the item."""
         now = self._clock()
-        judged = judge(contents, datetime.fromtimestamp(now, UTC), origin)
+        judged = [self._unless_deleted(one) for one in judge(contents, datetime.fromtimestamp(now, UTC), origin)]
         events = [one for one in judged if isinstance(one.found, Event)]
         renders = [one for one in judged if isinstance(one.found, Render)]
         outcomes = await self._store_all(events, renders, now)
         verdicts = [outcomes[id(one)] if not isinstance(one.found, Verdict) else one.found for one in judged]
         verdicts = [_note(live, one.found, verdict) for one, verdict in zip(judged, verdicts, strict=True)]
         for one, verdict in zip(judged, verdicts, strict=True):
-            self._log.judged(now, verdict.event_id, verdict.verdict, verdict.reason, one.content)
+            if verdict.verdict != IGNORED and consents(one.content):
+                self._log.judged(now, verdict.event_id, verdict.verdict, verdict.reason, one.content)
         for kind in VERDICTS:
             self._metrics.judged(kind, sum(verdict.verdict == kind for verdict in verdicts))
         return verdicts
+
+    def _unless_deleted(self, one: Judged) -> Judged:
+        """The same; ignored where it is of before the deletion of the shopper who did it."""
+        if not isinstance(one.found, Event) or one.found.user_id is None or one.found.occurred_at is None:
+            return one
+        until = self._tombstones.deleted_until(one.found.user_id)
+        if until is None or one.found.occurred_at.timestamp() > until:
+            return one
+        return replace(one, found=Verdict(one.found.event_id, IGNORED, "it is of before the shopper was deleted"))
 
     async def _store_all(self, events: Sequence[Judged], renders: Sequence[Judged], now: float) -> dict[int, Verdict]:
         """In the database first, which knows what is new; then in the histories, also what is known: they may lack it.

@@ -15,6 +15,8 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from recsys.errors import UserError
+from recsys.privacy.pseudonyms import Pseudonyms
+from recsys.privacy.tombstones import Tombstones
 from recsys.store.database import database_url, exists, open_database, opened
 from recsys.store.migrate import upgrade, version
 from recsys.store.reading import latest_verdicts
@@ -69,7 +71,9 @@ async def _import(settings: Settings, file: Path) -> Import:
         history_events=settings.history_events,
         history_days=settings.history_days,
     )
-    intake, done = Intake(store, log, metrics, time.time), Import()
+    tombstones = Tombstones(settings.data_dir, Pseudonyms(settings.data_dir, settings.privacy_key))
+    tombstones.check()
+    intake, done = Intake(store, log, metrics, time.time, tombstones), Import()
     await log.start()
     try:
         for number, contents in _bodies(file, done):

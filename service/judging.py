@@ -20,7 +20,8 @@ from service.schemas import MAX_EVENTS, MAX_GA4_ITEMS, Event, Render, in_words
 ACCEPTED: Final = "accepted"
 DUPLICATE: Final = "duplicate"
 REJECTED: Final = "rejected"
-VERDICTS: Final = (ACCEPTED, DUPLICATE, REJECTED)
+IGNORED: Final = "ignored"
+VERDICTS: Final = (ACCEPTED, DUPLICATE, REJECTED, IGNORED)
 FUTURE: Final = timedelta(minutes=5)
 EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
 
@@ -38,6 +39,10 @@ class Verdict:
     reason: str | None = None
 
 
+_REFUSED: Final = Verdict(None, IGNORED, "consent is refused: nothing of it is kept")
+_NEITHER: Final = Verdict(None, REJECTED, "consent: must be true or false; nothing of it is kept")
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """One event as it came in, and what it is."""
@@ -50,7 +55,7 @@ class Judged:
 
 
 def parse_body(body: bytes) -> list[Any]:
-    """The events of a body: one object, a list, `{"events": [...]}`, or GA4's.
+    """The events of a body: one object, a list, `{"events": [...]}`, beside which `consent` may stand for all, or GA4's.
 
     Raises:
         EventsError: it is not JSON, of another shape, or holds too many.
@@ -63,7 +68,7 @@ def parse_body(body: bytes) -> list[Any]:
         if is_ga4(content):
             content = unpacked(content)
         else:
-            content = content["events"] if set(content) == {"events"} else [content]
+            content = _unpacked(content) if "events" in content and set(content) <= {"events", "consent"} else [content]
     if not isinstance(content, list):
         raise EventsError('send one event, a list of events, or {"events": [...]}')
     if not content:
@@ -76,12 +81,37 @@ def parse_body(body: bytes) -> list[Any]:
     return content
 
 
+def _unpacked(content: dict[str, Any]) -> Any:
+    """The events of `{"events": [...]}`, each with what the body says of consent."""
+    events = content.pop("events")
+    if not content or not isinstance(events, list):
+        return events
+    return [{**content, **one} if isinstance(one, dict) else content for one in events]
+
+
+def consents(content: Any) -> bool | None:
+    """Whether who did it agrees that it is kept, which they do where nothing is said; None where it is neither yes nor no.
+
+    GA4's `{"ad_user_data": ..., "ad_personalization": ...}` is a refusal where either is DENIED.
+    """
+    said = content.get("consent", True) if isinstance(content, dict) else True
+    if isinstance(said, dict):
+        return "DENIED" not in said.values()
+    return said if isinstance(said, bool) else None
+
+
 def judge(contents: Sequence[Any], now: datetime, origin: Origin = Origin.API) -> list[Judged]:
     """What each is, in order; one of GA4 with several items is several. `now` is in UTC, `origin` that of our own shape."""
     return [judged for content in contents for judged in _judge_each(content, now, origin)]
 
 
 def _judge_each(content: Any, now: datetime, origin: Origin) -> Iterator[Judged]:
+    agreed = consents(content)
+    if agreed is not True:
+        yield Judged(content, _NEITHER if agreed is None else _REFUSED, origin)
+        return
+    if isinstance(content, dict) and "consent" in content:
+        content = {name: value for name, value in content.items() if name != "consent"}
     if not is_ga4(content):
         yield Judged(content, _judge(content, now), origin)
         return

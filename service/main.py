@@ -9,6 +9,9 @@ from collections.abc import Callable
 from fastapi import FastAPI
 
 from recsys.errors import UserError
+from recsys.privacy.deletions import Deletions
+from recsys.privacy.pseudonyms import Pseudonyms
+from recsys.privacy.tombstones import Tombstones
 from recsys.store.database import database_url, open_database
 from recsys.tables import CATALOGUE_LOG
 from service.app import create_app
@@ -18,6 +21,7 @@ from service.catalogue_log import CatalogueLog
 from service.event_log import EventLog
 from service.keys import KeysHolder, keys_path, require_keys
 from service.metrics import Metrics
+from service.privacy import Privacy
 from service.rate_limits import RateLimiter, RateLimits
 from service.rules import RulesHolder
 from service.session_store import SessionStore
@@ -55,7 +59,10 @@ def wire(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> Fa
     engine = open_database(database_url(settings.data_dir, settings.database_url))
     log = EventLog(engine, on_lost=metrics.lost, on_unmatched=metrics.unmatched)
     catalogue_log = CatalogueLog(settings.data_dir / CATALOGUE_LOG)
-    holder = BundleHolder(settings.data_dir / "bundles", catalogue_log, metrics.refused)
+    pseudonyms = Pseudonyms(settings.data_dir, settings.privacy_key)
+    tombstones = Tombstones(settings.data_dir, pseudonyms)
+    tombstones.check()
+    holder = BundleHolder(settings.data_dir / "bundles", catalogue_log, metrics.refused, tombstones)
     rules = RulesHolder(settings.rules, metrics)
     arms = Arms(settings.experiments, holder, rules, metrics)
     require_keys(settings)
@@ -67,4 +74,5 @@ def wire(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> Fa
     )
     rates = RateLimits(limiter, settings)
     keys = KeysHolder(keys_path(settings), metrics)
-    return create_app(holder, store, log, catalogue_log, rules, arms, keys, metrics, rates, settings, clock)
+    privacy = Privacy(engine, Deletions(settings.data_dir, pseudonyms), tombstones, settings, clock)
+    return create_app(holder, store, log, catalogue_log, rules, arms, keys, privacy, metrics, rates, settings, clock)

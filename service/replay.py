@@ -16,6 +16,8 @@ from sqlalchemy import URL, Engine
 
 from recsys.bundle import BundleError, load_bundle
 from recsys.events import EVENT_CODE, Surface
+from recsys.privacy.pseudonyms import Pseudonyms
+from recsys.privacy.tombstones import Tombstones
 from recsys.publish import live_version
 from recsys.ranking import EMPTY_HISTORY, NO_ITEM, History
 from recsys.store import migrate
@@ -31,6 +33,8 @@ from service.catalogue import LiveCatalogue
 from service.catalogue_log import CatalogueLog
 from service.event_log import unix
 from service.schemas import RecommendRequest
+from service.settings import Settings
+from service.veil import veiled
 
 _DAY: Final = 86_400
 _K: Final = 12
@@ -52,7 +56,7 @@ class Replayed:
 
 
 def open_live(data_dir: Path, version: str | None) -> LiveBundle:
-    """A bundle, the live one unless named, with the catalogue as it is now.
+    """A bundle, the live one unless named, with the catalogue as it is now; who was deleted is not known to it.
 
     Raises:
         BundleError: there is no such bundle, or it is damaged.
@@ -61,7 +65,8 @@ def open_live(data_dir: Path, version: str | None) -> LiveBundle:
     version = version or live_version(bundles)
     if version is None:
         raise BundleError(f"no bundle is live in {bundles}: name one, or train and publish one first")
-    bundle = load_bundle(bundles / version)
+    tombstones = Tombstones(data_dir, Pseudonyms(data_dir, Settings().privacy_key))
+    bundle = veiled(load_bundle(bundles / version), tombstones)
     return LiveBundle(bundle, LiveCatalogue(bundle, CatalogueLog(data_dir / CATALOGUE_LOG)))
 
 

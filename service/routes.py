@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.convertors import Convertor, register_url_convertor
 
+from recsys.ids import NOT_FOUND
 from recsys.ranking import NO_ITEM
 from recsys.store.reading import latest_verdicts
 from service.answering import Answering
@@ -253,7 +254,8 @@ class Routes:
     async def shoppers(self) -> Response:
         """A few known shoppers, to try the storefront as."""
         bundle = self._holder.live.bundle
-        known = [{"user_id": user, "events": len(bundle.histories.of(user))} for user in bundle.sample_users]
+        users = [user for user in bundle.sample_users if bundle.histories.index.row(user) != NOT_FOUND]
+        known = [{"user_id": user, "events": len(bundle.histories.of(user))} for user in users]
         return Response(orjson.dumps({"shoppers": known}), media_type=JSON)
 
     async def key(self) -> Response:

@@ -45,7 +45,8 @@ StoredId = Annotated[Id, AfterValidator(_storable)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # An error that is not caught ends up in the log of the process: it must not say what came in.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Filters(_Strict):
@@ -67,6 +68,10 @@ NO_FILTERS: Final = Filters()
 class _Shopper(_Strict):
     """Who asks."""
 
+    consent: bool = Field(
+        default=True,
+        description="false: nothing of this request is kept, and nothing that is known of the shopper is read.",
+    )
     user_id: Id | None = None
     session_id: Id | None = None
 
@@ -94,12 +99,17 @@ class _Place(_Strict):
 
 
 class RecommendRequest(_Context, _Place, _Shopper):
-    """One question. Without user, session and item it is answered for a stranger."""
+    """One question. Without user, session and item it is answered for a stranger.
+
+    Where consent is refused it has no user and no session, whatever was sent: the ids reach nothing that could keep them.
+    """
 
     explain: bool = Field(default=False, description="Say of each item how its score comes about; slow.")
 
     @model_validator(mode="after")
-    def _item_where_needed(self) -> RecommendRequest:
+    def _whole(self) -> RecommendRequest:
+        if not self.consent:
+            self.__dict__.update(user_id=None, session_id=None)  # before anybody has seen it
         if self.surface in (Surface.SIMILAR, Surface.BOUGHT_TOGETHER) and self.item_id is None:
             raise ValueError(f"surface {self.surface!s} needs an item_id")
         return self

@@ -15,6 +15,8 @@ import uvicorn
 from recsys.bundle import BundleError, read_manifest
 from recsys.errors import UserError
 from recsys.experiments.reading import read_plan
+from recsys.privacy.pseudonyms import Pseudonyms
+from recsys.privacy.tombstones import Tombstones
 from recsys.publish import live_version
 from recsys.rules.reading import read_rules
 from recsys.store.database import database_url, opened
@@ -29,8 +31,8 @@ def serve(settings: Settings) -> None:
     """Serve until interrupted, terminated or hung up on; then everything that was started is stopped.
 
     Raises:
-        UserError: no bundle is live, the rules, the experiments, the keys or the database cannot be used, others could reach a
-            service without keys, the port is taken, or Redis does not start.
+        UserError: no bundle is live, the rules, the experiments, the keys, the database or the key of pseudonyms cannot be used, others
+            could reach a service without keys, the port is taken, or Redis does not start.
     """
     bundles = settings.data_dir / "bundles"
     version = live_version(bundles)
@@ -42,6 +44,7 @@ def serve(settings: Settings) -> None:
     if settings.experiments is not None:
         read_plan(settings.experiments)
     require_keys(settings)
+    Tombstones(settings.data_dir, Pseudonyms(settings.data_dir, settings.privacy_key)).check()
     _require_free(settings.host, settings.port)
     with opened(database_url(settings.data_dir, settings.database_url)) as engine:
         upgrade(engine)

@@ -66,3 +66,10 @@ class Settings(BaseSettings):
     cors_origins: Origins | None = None
     trusted_proxies: str | None = None
     storefront_key: str | None = Field(default=None, repr=False)
+    privacy_key: str | None = Field(default=None, repr=False)
+    privacy_api: bool = False
+    retain_events_days: int = Field(default=730, ge=0)
+    retain_exposures_days: int = Field(default=365, ge=0)
+    retain_sessions_days: int = Field(default=90, ge=0)
+    retain_replays_days: int = Field(default=90, ge=0)
+    retain_verdicts_days: int = Field(default=30, ge=0)

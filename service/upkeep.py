@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from recsys.privacy.tombstones import LOOK_SECONDS
 from service.answering import Answering
 from service.arms import Arms
 from service.bundles import BundleHolder
@@ -17,6 +18,7 @@ from service.event_log import EventLog
 from service.healing import HEAL_SECONDS, Healer
 from service.keys import KeysHolder
 from service.metrics import Metrics
+from service.privacy import PRIVACY_SECONDS, Privacy
 from service.rate_limits import RateLimits
 from service.rules import RulesHolder
 from service.session_store import SessionStore, StoreUnavailableError
@@ -39,6 +41,7 @@ class Upkeep:
     keys: KeysHolder
     rates: RateLimits
     answering: Answering
+    privacy: Privacy
     metrics: Metrics
     settings: Settings
     clock: Callable[[], float]
@@ -54,6 +57,8 @@ class Upkeep:
             asyncio.create_task(_every(self.settings.trend_refresh_seconds, self._trend), name="trend"),
             asyncio.create_task(_every(HEAL_SECONDS, healer.look), name="healing"),
             asyncio.create_task(_every(1.0, self._gauges), name="metrics"),
+            asyncio.create_task(_every(LOOK_SECONDS, self.privacy.follow), name="tombstones"),
+            asyncio.create_task(_every(PRIVACY_SECONDS, self.privacy.look), name="privacy"),
         ]
         yield
         for task in tasks:

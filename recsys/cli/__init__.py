@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from recsys.cli import chain, experiments, keys, log, rules
+from recsys.cli import chain, experiments, keys, log, privacy, rules
 from recsys.errors import UserError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.add_typer(experiments.experiments_app, name="experiments")
 app.add_typer(log.db_app, name="db")
 app.add_typer(log.events_app, name="events")
 app.add_typer(keys.keys_app, name="keys")
+app.add_typer(privacy.privacy_app, name="privacy")
 
 
 def main() -> None:

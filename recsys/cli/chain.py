@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from recsys.cli.files import the_files
 from recsys.cli.options import DEFAULT_DATA_DIR, Database, DataDir, Phase, console, settings
 from recsys.errors import UserError
 
@@ -30,7 +31,8 @@ def ingest(
     if propose:
         typer.echo(propose_mapping(propose))
         return
-    run(mapping, data_dir, console)
+    with the_files(data_dir) as (_, tombstones):
+        run(mapping, data_dir, console, tombstones)
 
 
 @app.command()
@@ -40,9 +42,10 @@ def tables(data_dir: DataDir = DEFAULT_DATA_DIR, database: Database = None) -> N
     from pipelines.run import build_tables
     from recsys.store.database import database_url
 
-    ingest_log(database_url(data_dir, database), data_dir, console)
-    ingest_catalogue_log(data_dir, console)
-    build_tables(data_dir, console)
+    with the_files(data_dir):
+        ingest_log(database_url(data_dir, database), data_dir, console)
+        ingest_catalogue_log(data_dir, console)
+        build_tables(data_dir, console)
 
 
 @app.command()
@@ -77,6 +80,8 @@ def train(
     from recsys.publish import live_version
     from recsys.train import train as run
 
+    with the_files(data_dir) as (deletions, _):
+        pass  # whoever was deleted is in no table that is read now
     result = run(
         phase,
         data_dir,
@@ -85,6 +90,7 @@ def train(
         seed=seed,
         objective=objective,
         force=force,
+        deletions=deletions,
         console=console,
     )
     # A bundle that was there before stays where a rollback put it.

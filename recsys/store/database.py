@@ -46,7 +46,8 @@ def exists(url: URL) -> bool:
 
 def open_database(url: URL) -> Engine:
     """An engine; connects when first used. `writing` and `reading` are the ways to use it."""
-    options: dict[str, Any] = {"json_serializer": _dumps, "json_deserializer": orjson.loads}
+    # An error that is logged names the statement and not its parameters, which are ids.
+    options: dict[str, Any] = {"json_serializer": _dumps, "json_deserializer": orjson.loads, "hide_parameters": True}
     if url.get_backend_name() != "sqlite":
         # A connection that died while nobody used it is replaced.
         return create_engine(url, pool_pre_ping=True, **options)

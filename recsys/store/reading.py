@@ -16,15 +16,20 @@ CHUNK: Final = 5_000
 
 
 def watermark(engine: Engine, table: Table) -> int:
-    """The highest number such that no row with a lower one can still appear; 0 for an empty table.
+    """The last number that was given, such that no row with a lower one can still appear; 0 where none was. It never falls.
 
     SQLite has one writer at a time. PostgreSQL gives numbers before it commits: the lock is granted when every writer who
-    may hold one has finished, and is let go at once.
+    may hold one has finished, and is let go at once. The row of that number may be deleted, so its counter is asked.
     """
-    with writing(engine) if engine.dialect.name == "postgresql" else reading(engine) as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text(f"LOCK TABLE {table.name} IN SHARE MODE"))
-        return connection.execute(select(func.max(table.c.number))).scalar() or 0
+    if engine.dialect.name != "postgresql":
+        with reading(engine) as connection:
+            statement = text("SELECT seq FROM sqlite_sequence WHERE name = :name")
+            return connection.execute(statement, {"name": table.name}).scalar() or 0
+    with writing(engine) as connection:
+        connection.execute(text(f"LOCK TABLE {table.name} IN SHARE MODE"))
+        counter = connection.execute(select(func.pg_get_serial_sequence(table.name, "number"))).scalar_one()
+        statement = text(f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {counter}")
+        return int(connection.execute(statement).scalar_one())
 
 
 def rows_between(engine: Engine, table: Table, after: int, until: int) -> Iterator[list[Row]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Table, delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from recsys.store.schema import EVENTS, EXPOSURES, MERGES, RENDERS, VERDICTS, Origin
 
+T = TypeVar("T")
 Row = dict[str, Any]
 """A row of a table, by column name."""
 
@@ -112,6 +113,6 @@ def insert_verdicts(connection: Connection, rows: Sequence[Row]) -> None:
             connection.execute(delete(VERDICTS).where(verdict == kind, number < last))
 
 
-def in_parts(values: Sequence[str]) -> Iterable[Sequence[str]]:
+def in_parts(values: Sequence[T]) -> Iterable[Sequence[T]]:
     """So many at a time as one statement takes."""
     return (values[start : start + _AT_ONCE] for start in range(0, len(values), _AT_ONCE))
