@@ -193,7 +193,7 @@ def write(bundles: Path, figure: float, out: list[int], fingerprint: str = "f") 
 def test_a_worse_bundle_goes_live_only_by_force_and_the_ledger_says_why(tmp_path: Path) -> None:
     good, bad = write(tmp_path, 0.40, []), write(tmp_path, 0.30, [0])
     publish(tmp_path, good)
-    with pytest.raises(GateError, match=rf"(?s)worse than the live {good}.*-25.0%.*--force 'REASON'"):
+    with pytest.raises(GateError, match=rf"(?s)take the place of the live {good}.*-25.0%.*--force 'REASON'"):
         publish(tmp_path, bad)
     with pytest.raises(GateError, match="needs a reason"):
         publish(tmp_path, bad, force=" ")
