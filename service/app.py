@@ -17,11 +17,13 @@ from service.catalogue_api import CatalogueEditor
 from service.catalogue_log import CatalogueLog
 from service.event_log import EventLog
 from service.events import Intake
+from service.guardrail import Guard
 from service.metrics import Metrics
 from service.routes import Routes
 from service.rules import RulesHolder
 from service.session_store import SessionStore
 from service.settings import Settings
+from service.shadow import Shadow
 from service.upkeep import Upkeep
 
 WEB: Final = Path(__file__).parent / "web"
@@ -42,7 +44,9 @@ def create_app(
     answering = Answering(store, log, arms, metrics, clock)
     intake = Intake(store, log, metrics, clock)
     editor = CatalogueEditor(holder, catalogue_log, metrics, clock)
-    upkeep = Upkeep(holder, store, log, rules, arms, answering, metrics, settings, clock)
+    guard = Guard(holder.folder, log.engine, lambda: arms.watched, arms.stop_canary, metrics, settings)
+    arms.shadow = shadow = Shadow(settings, metrics, clock)
+    upkeep = Upkeep(holder, store, log, rules, arms, answering, guard, shadow, metrics, settings, clock)
 
     # As FastAPI, with the assets of /docs served from here instead of from a CDN.
     app = FastAPIOffline(

@@ -20,6 +20,7 @@ from service.metrics import Metrics
 from service.rules import RulesHolder
 from service.session_store import SessionStore
 from service.settings import Settings
+from service.trial import trial_on_log
 
 
 def app_from_settings() -> FastAPI:
@@ -53,7 +54,8 @@ def wire(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> Fa
     engine = open_database(database_url(settings.data_dir, settings.database_url))
     log = EventLog(engine, on_lost=metrics.lost, on_unmatched=metrics.unmatched)
     catalogue_log = CatalogueLog(settings.data_dir / CATALOGUE_LOG)
-    holder = BundleHolder(settings.data_dir / "bundles", catalogue_log, metrics.refused)
+    trial = trial_on_log(engine, settings.smoke_requests)
+    holder = BundleHolder(settings.data_dir / "bundles", catalogue_log, metrics.refused, trial)
     rules = RulesHolder(settings.rules, metrics)
     arms = Arms(settings.experiments, holder, rules, metrics)
     return create_app(holder, store, log, catalogue_log, rules, arms, metrics, settings, clock)

@@ -89,7 +89,7 @@ def from_log(
     askable = (
         (unix(row["occurred_at"]), row["request_id"], asked)
         for row in latest_exposures(engine)
-        if wanted(row) and (asked := _request(row))
+        if wanted(row) and (asked := request_of(row))
     )
     shown = list(itertools.islice(askable, limit))[::-1]
     shown.sort(key=lambda one: one[0])
@@ -128,7 +128,7 @@ def _shopper_of(request: RecommendRequest) -> str | None:
     return None if request.session_id is None else f"s:{request.session_id}"
 
 
-def _request(line: Row) -> RecommendRequest | None:
+def request_of(line: Row) -> RecommendRequest | None:
     """The question of a logged answer; None where the log does not hold enough of it."""
     members = {name: line.get(name) for name in ("user_id", "session_id", "surface")}
     try:

@@ -32,3 +32,11 @@ class Settings(BaseSettings):
     rules: Path | None = None
     experiments: Path | None = None
     reload_seconds: float = Field(default=1.0, gt=0)
+    bundle_stale_days: float = Field(default=30.0, gt=0)
+    smoke_requests: int = Field(default=50, ge=0, le=1_000)
+    guardrail_answers: int = Field(default=200, ge=30)
+    guardrail_errors: float = Field(default=0.01, ge=0)
+    guardrail_empty: float = Field(default=0.01, ge=0)
+    guardrail_latency_ms: float = Field(default=20.0, ge=0)
+    guardrail_ctr: float = Field(default=0.05, ge=0)
+    guardrail_ctr_seconds: float = Field(default=60.0, gt=0)

@@ -14,13 +14,16 @@ from service.answering import Answering
 from service.arms import Arms
 from service.bundles import BundleHolder
 from service.event_log import EventLog
+from service.guardrail import Guard
 from service.healing import HEAL_SECONDS, Healer
 from service.metrics import Metrics
 from service.rules import RulesHolder
 from service.session_store import SessionStore, StoreUnavailableError
 from service.settings import Settings
+from service.shadow import Shadow
 
 TREND_ITEMS: Final = 100
+SECONDS_A_DAY: Final = 86_400
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ class Upkeep:
     rules: RulesHolder
     arms: Arms
     answering: Answering
+    guard: Guard
+    shadow: Shadow
     metrics: Metrics
     settings: Settings
     clock: Callable[[], float]
@@ -50,6 +55,9 @@ class Upkeep:
             asyncio.create_task(_every(self.settings.trend_refresh_seconds, self._trend), name="trend"),
             asyncio.create_task(_every(HEAL_SECONDS, healer.look), name="healing"),
             asyncio.create_task(_every(1.0, self._gauges), name="metrics"),
+            asyncio.create_task(_every(1.0, self.guard.look), name="guardrails"),
+            asyncio.create_task(_every(self.settings.guardrail_ctr_seconds, self.guard.look_at_clicks), name="clicks"),
+            asyncio.create_task(_every(self.settings.reload_seconds, self.shadow.run), name="shadow"),
         ]
         yield
         for task in tasks:
@@ -65,6 +73,7 @@ class Upkeep:
         if await self.holder.reload():
             await self._publish_popular()
         await self.rules.reload()
+        self.shadow.follow(self.holder.shadow)
         await self.arms.reload()
         self.rules.forget([self.holder.live.catalogue, *self.arms.catalogues])
 
@@ -77,6 +86,9 @@ class Upkeep:
 
     async def _gauges(self) -> None:
         created = datetime.fromisoformat(self.holder.live.bundle.manifest["created_at"]).astimezone(UTC).timestamp()
+        stale = self.clock() - created > self.settings.bundle_stale_days * SECONDS_A_DAY
+        self.metrics.lifecycle(stale=stale, canary_share=self.arms.canary_share)
+        self.holder.stale = stale
         self.metrics.state(
             bundle_age_seconds=self.clock() - created,
             behind=self.store.behind_since is not None,

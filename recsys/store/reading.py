@@ -94,10 +94,10 @@ def owner_at(logins: Sequence[tuple[datetime, str]], moment: datetime) -> str:
     return next((user for since, user in reversed(logins) if since <= moment), logins[0][1])
 
 
-def latest_exposures(engine: Engine) -> Iterator[Row]:
-    """All exposures, the latest first."""
+def latest_exposures(engine: Engine, chunk: int = CHUNK) -> Iterator[Row]:
+    """All exposures, the latest first, read `chunk` at a time."""
     key = tuple_(EXPOSURES.c.occurred_at, EXPOSURES.c.number)
-    statement = select(EXPOSURES).order_by(EXPOSURES.c.occurred_at.desc(), EXPOSURES.c.number.desc()).limit(CHUNK)
+    statement = select(EXPOSURES).order_by(EXPOSURES.c.occurred_at.desc(), EXPOSURES.c.number.desc()).limit(chunk)
     rows: list[Row] = []
     while True:
         further = statement.where(key < tuple_(rows[-1]["occurred_at"], rows[-1]["number"])) if rows else statement

@@ -137,7 +137,7 @@ def test_a_rollback_goes_further_back_and_never_to_what_was_withdrawn(bundles: P
 
 
 def test_a_rollback_is_undone_once(bundles: Path, versions: list[str]) -> None:
-    _, second, third, fourth = versions
+    _, second, third, _ = versions
     rollback(bundles)
     assert rollback(bundles, undo=True) == third
     assert [entry.action for entry in read_ledger(bundles)[-2:]] == ["rollback", "undo"]
