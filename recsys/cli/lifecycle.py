@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from recsys.cli.options import DEFAULT_DATA_DIR, DataDir, console
+from recsys.cli.options import DEFAULT_DATA_DIR, Database, DataDir, console, settings
 from recsys.errors import UserError
 
 app = typer.Typer()
@@ -96,6 +96,52 @@ def ledger(
         said = "\n".join(filter(None, why))
         table.add_row(entry.at, entry.action, entry.version, share, entry.previous or "", entry.by, said)
     console.print(table)
+
+
+@app.command()
+def replay(
+    request_id: Annotated[str, typer.Argument(help="Of the answer, as it said.")],
+    item: Annotated[list[str] | None, typer.Option(help="Say why this item was not shown. Repeat for several.")] = None,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="Candidates to print.")] = 30,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    database: Database = None,
+) -> None:
+    """Make an answer of the log again: with its candidates, their scores, the rules, and why an item was not shown."""
+    import orjson
+
+    from recsys.store.database import database_url, opened
+    from service.retrace import retrace
+    from service.retrace_tables import as_json as to_json
+    from service.retrace_tables import print_retraced
+
+    served = settings(data_dir=data_dir, database_url=database)
+    with opened(database_url(data_dir, database)) as engine:
+        found = retrace(data_dir, engine, request_id, rules=served.rules, plan=served.experiments)
+    if as_json:
+        typer.echo(orjson.dumps(to_json(found, number, item or ()), option=orjson.OPT_INDENT_2).decode())
+    else:
+        print_retraced(found, number, item or (), console)
+
+
+@app.command()
+def shadow(
+    version: Annotated[
+        str | None, typer.Argument(help="A bundle's version; the shadow that is running by default.")
+    ] = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Sum up how a shadow's answers differ from those that were shown."""
+    from recsys.publish import traffic_share
+    from service.shadow_table import print_shadow
+
+    running = traffic_share(data_dir / "bundles", "shadow")
+    version = version or (None if running is None else running.version)
+    if version is None:
+        raise UserError(
+            "no shadow is running: start one with `recsys publish VERSION --shadow 10%`, or name one that ran"
+        )
+    print_shadow(data_dir / "shadow" / f"{version}.jsonl", console)
 
 
 def follow_in_registry(data_dir: Path, version: str) -> None:

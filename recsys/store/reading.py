@@ -108,6 +108,23 @@ def latest_exposures(engine: Engine, chunk: int = CHUNK) -> Iterator[Row]:
         yield from rows
 
 
+def exposure(engine: Engine, request_id: str) -> Row | None:
+    """One answer; None where there is none."""
+    with reading(engine) as connection:
+        return next(iter(_rows(connection, select(EXPOSURES).where(EXPOSURES.c.request_id == request_id))), None)
+
+
+def events_of(engine: Engine, user_id: str | None, session_id: str | None) -> list[Row]:
+    """All events of a user, also those of sessions that belong to them, and of a session, by number."""
+    with reading(engine) as connection:
+        found = connection.execute(select(MERGES.c.session_id).where(MERGES.c.user_id == user_id)).scalars()
+        sessions = sorted({*found, *([] if session_id is None else [session_id])})
+        rows = {}
+        for wanted in (EVENTS.c.user_id == user_id, *(EVENTS.c.session_id.in_(some) for some in in_parts(sessions))):
+            rows |= {row["number"]: row for row in _rows(connection, select(EVENTS).where(wanted))}
+    return [rows[number] for number in sorted(rows)]
+
+
 def known_requests(connection: Connection, request_ids: Collection[str]) -> set[str]:
     """Those of the request ids of which there is an exposure."""
     found: set[str] = set()
