@@ -81,8 +81,8 @@ class Arms:
         """Plans that could not be served with certain bundles, and why."""
         self._lineup = Lineup(NO_PLAN, holder.live, {}, {})
         self._canary: Canary | None = None
-        self._stopped = ""
-        """Version of the canary that was ended in this worker, whatever its pointer says yet."""
+        self._stopped: tuple[str, float] | None = None
+        """The canary, and since when it ran, that was ended in this worker, whatever its pointer says yet."""
         self.shadow: Shadow | None = None
         if path is not None:
             self._lineup = self._made(read_plan(path))
@@ -128,16 +128,15 @@ class Arms:
         """Of the shoppers; 0 without a canary."""
         return 0.0 if self._canary is None else self._canary.bundle.pointer.share
 
-    def stop_canary(self, version: str) -> None:
-        """End it in this worker, until its pointer is gone."""
-        self._stopped, self._canary = version, None
+    def stop_canary(self) -> None:
+        """End it in this worker, before its pointer is gone."""
+        if self._canary is not None:
+            self._stopped, self._canary = self._canary.run, None
 
     def _follow_canary(self) -> None:
         bundle = self._holder.canary
-        if bundle is None:
-            self._canary, self._stopped = None, ""
-        elif bundle.pointer.version != self._stopped and (self._canary is None or self._canary.bundle is not bundle):
-            self._canary = Canary.begun(bundle, self._canary)
+        found = None if bundle is None else Canary.begun(bundle, self._canary)
+        self._canary = None if found is None or found.run == self._stopped else found
 
     async def reload(self) -> None:
         """Follow the file of experiments, and the bundles that serve its phases.

@@ -186,7 +186,8 @@ class BundleHolder:
         kept = {version: live for version, live in self._kept.items() if version in (wanted, self._left)}
         if wanted is not None and wanted not in kept:
             try:
-                kept[wanted] = self.loaded.get(wanted) or await asyncio.to_thread(self._load, wanted)
+                found = self.loaded.get(wanted)
+                kept[wanted] = found if found is not None else await asyncio.to_thread(self._load, wanted)
             except (BundleError, OSError) as error:
                 self._refuse(wanted, error, stamp_of(self.folder / wanted / "manifest.json"))
         self._kept, self._prepared = kept, ledger

@@ -20,11 +20,16 @@ class Canary:
     @classmethod
     def begun(cls, bundle: CanaryBundle, before: Canary | None) -> Canary:
         """With what was counted of it `before`, where it is the same with another share."""
+        if before is not None and before.bundle is bundle:
+            return before
         pointer = bundle.pointer
-        experiment = f"canary-{pointer.version}"
-        if before is not None and before.bundle.pointer.version == pointer.version:
-            return cls(bundle, before.watched)
-        return cls(bundle, Watched(pointer.version, experiment, pointer.since, Watch(), Watch()))
+        found = cls(bundle, Watched(pointer.version, f"canary-{pointer.version}", pointer.since, Watch(), Watch()))
+        return found if before is None or before.run != found.run else cls(bundle, before.watched)
+
+    @property
+    def run(self) -> tuple[str, float]:
+        """Which canary it is: its version, and since when it runs."""
+        return self.watched.version, self.watched.since
 
     @cached_property
     def split(self) -> Split:

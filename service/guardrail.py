@@ -163,7 +163,7 @@ class Guard:
         bundles: Path,
         engine: Engine,
         running: Callable[[], Watched | None],
-        stop: Callable[[str], None],
+        stop: Callable[[], None],
         metrics: Metrics,
         settings: Settings,
     ) -> None:
@@ -198,7 +198,7 @@ class Guard:
     async def _end(self, running: Watched, found: Breach | None) -> None:
         if found is None:
             return
-        self._stop(running.version)
+        self._stop()
         reason = f"{found.guardrail}: {found.words}"
         ended = await asyncio.to_thread(
             end, self._bundles, "canary", reason=reason, by=GUARDRAIL, version=running.version
@@ -206,6 +206,12 @@ class Guard:
         if ended is not None:  # else another worker, or a person, came first
             self._metrics.withdrawn(found.guardrail)
             logger.error("canary %s is withdrawn, %s", running.version, reason)
+
+    def close(self) -> None:
+        """Let another worker read the clicks."""
+        if self._lead is not None:
+            self._lead.close()
+            self._lead = None
 
     def _leads(self) -> bool:
         """Whether this is the worker that reads clicks: the first that asks, until it ends."""

@@ -76,7 +76,8 @@ class Retraced:
         return self._answer(self.live, self.rules)
 
     def _answer(self, live: LiveBundle, rules: RuleSet | None) -> Answer:
-        degraded, shopper = bool(self.row["degraded"]), self.replayed.shopper
+        degraded = bool(self.row["degraded"])
+        shopper = Shopper() if degraded else self.replayed.shopper
         ruling = None
         if rules is not None:
             ruling = Ruling(engine_for(rules, live), self.replayed.at, shopper.history, history_read=not degraded)
@@ -158,7 +159,9 @@ class Retraced:
         """What any source names that may be shown, rules aside: the answer's items first, then by the surface's own ranking."""
         name = self.live.catalogue.item_id
         own = self._ranked(self._model, DEPTH, self.eligible)
-        ranks = {name(row): (at, float(own.scores[at - 1])) for at, row in enumerate(own.items.tolist(), start=1)}
+        ranks: dict[str, tuple[int | None, float | None]] = {
+            name(row): (at, float(own.scores[at - 1])) for at, row in enumerate(own.items.tolist(), start=1)
+        }
         by_source: dict[str, dict[str, tuple[int, float]]] = {}
         for source in sources(self._model):
             said = source.recommend(self.query, DEPTH, self.eligible.copy())
@@ -166,8 +169,9 @@ class Retraced:
                 by_source.setdefault(name(row), {})[source.name] = (at, float(said.scores[at - 1]))
         places = {item: at for at, item in enumerate(self.items, start=1)}
         found = [
-            Candidate(item, places.get(item), *ranks.get(item, (None, None)), by_source.get(item, {}))
+            Candidate(item, places.get(item), rank, score, by_source.get(item, {}))
             for item in {**places, **ranks, **by_source}
+            for rank, score in [ranks.get(item, (None, None))]
         ]
         last = len(found) + DEPTH
         return sorted(found, key=lambda one: (one.place or last, one.rank or last))

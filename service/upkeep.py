@@ -63,6 +63,7 @@ class Upkeep:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.guard.close()
         await self.log.stop()
         await self.store.close()
 

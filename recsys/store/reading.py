@@ -116,12 +116,17 @@ def exposure(engine: Engine, request_id: str) -> Row | None:
 
 def events_of(engine: Engine, user_id: str | None, session_id: str | None) -> list[Row]:
     """All events of a user, also those of sessions that belong to them, and of a session, by number."""
+    sessions = set() if session_id is None else {session_id}
+    rows: dict[int, Row] = {}
     with reading(engine) as connection:
-        found = connection.execute(select(MERGES.c.session_id).where(MERGES.c.user_id == user_id)).scalars()
-        sessions = sorted({*found, *([] if session_id is None else [session_id])})
-        rows = {}
-        for wanted in (EVENTS.c.user_id == user_id, *(EVENTS.c.session_id.in_(some) for some in in_parts(sessions))):
-            rows |= {row["number"]: row for row in _rows(connection, select(EVENTS).where(wanted))}
+        if user_id is not None:
+            sessions |= set(
+                connection.execute(select(MERGES.c.session_id).where(MERGES.c.user_id == user_id)).scalars()
+            )
+            rows |= {row["number"]: row for row in _rows(connection, select(EVENTS).where(EVENTS.c.user_id == user_id))}
+        for some in in_parts(sorted(sessions)):
+            found = _rows(connection, select(EVENTS).where(EVENTS.c.session_id.in_(some)))
+            rows |= {row["number"]: row for row in found}
     return [rows[number] for number in sorted(rows)]
 
 
