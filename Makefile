@@ -137,6 +137,9 @@ bench-retailrocket: $(VENV)/installed ## The phases on Retailrocket's buyers (ne
 bench-serve: $(VENV)/installed ## /recommend of every phase beside a constant FastAPI route (needs wrk)
 	$(BIN)/python -m benchmarks.serve
 
+bench-rollback: $(VENV)/installed ## Seconds from a rollback to every worker, under full load (needs wrk and two trained phases)
+	$(BIN)/python -m benchmarks.rollback
+
 bench-events: $(VENV)/installed-dev postgres ## Kill the service 50 times under load, and count events/s, on both databases (needs wrk)
 	$(BIN)/python -m benchmarks.events
 

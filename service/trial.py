@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 EMPTIED: Final = 0.1
 """From this share of the requests on, answered by the live bundle and not by the new one, the new one is refused."""
+SHORT: Final = 0.5
+"""Likewise with fewer than this share of the live bundle's items over all requests."""
 
 
 def trial_on_log(engine: Engine, limit: int) -> Trial:
@@ -48,16 +50,19 @@ def try_out(candidate: LiveBundle, live: LiveBundle, requests: Iterable[Recommen
     """Let both answer.
 
     Raises:
-        BundleError: the candidate fails, answers what may not be answered, or answers nothing to a tenth of what the live one answers.
+        BundleError: the candidate fails, answers what may not be answered, answers nothing to a tenth of what the live one answers, or
+            has less than half of its items.
     """
-    answered = emptied = 0
-    for request in requests:
-        n = _answered(candidate, request)
-        before = _answered(live, request)
-        answered += before > 0
-        emptied += before > 0 and n == 0
+    counts = [(_answered(candidate, request), _answered(live, request)) for request in requests]
+    answered, emptied = sum(old > 0 for _, old in counts), sum(old > 0 and new == 0 for new, old in counts)
     if emptied and emptied >= EMPTIED * answered:
         message = f"{emptied} of {answered} recorded requests that the live bundle answers come out empty"
+        raise BundleError(message, Flaw.EMPTY)
+    items, expected = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+    if items < SHORT * expected:
+        message = (
+            f"recorded requests get {items} items, and {expected} from the live bundle: they come out nearly empty"
+        )
         raise BundleError(message, Flaw.EMPTY)
 
 

@@ -178,7 +178,13 @@ class Silent:
 
 @pytest.mark.parametrize(
     ("says", "flaw"),
-    [(None, Flaw.EMPTY), (RuntimeError("no"), Flaw.WRONG), ([3, 3], Flaw.WRONG), ([1, 2, 3, 4, 5, 6], Flaw.WRONG)],
+    [
+        (None, Flaw.EMPTY),
+        ([1], Flaw.EMPTY),
+        (RuntimeError("no"), Flaw.WRONG),
+        ([3, 3], Flaw.WRONG),
+        ([1, 2, 3, 4, 5, 6], Flaw.WRONG),
+    ],
 )
 def test_a_trial_on_recorded_requests_finds_what_is_wrong(bundles: Path, says: Any, flaw: Flaw) -> None:
     publish(bundles)
@@ -186,7 +192,7 @@ def test_a_trial_on_recorded_requests_finds_what_is_wrong(bundles: Path, says: A
     model: Any = Silent(says)
     surfaces = {**live.bundle.surfaces, Surface.HOME: model}
     candidate = replace(live, bundle=replace(live.bundle, surfaces=surfaces))
-    requests = [RecommendRequest(user_id="household-01", k=5), RecommendRequest(surface=Surface.TRENDING, k=5)]
+    requests = [RecommendRequest(user_id="household-01", k=5), RecommendRequest(surface=Surface.TRENDING, k=1)]
     try_out(live, live, requests)
     try_out(candidate, live, requests[1:])
     with pytest.raises(BundleError) as refused:
