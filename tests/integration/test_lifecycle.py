@@ -142,7 +142,8 @@ def test_the_command_line_makes_an_answer_again(client: httpx.Client, data_dir: 
 def test_a_bundle_that_answers_nothing_to_what_was_asked_is_refused(client: httpx.Client, data_dir: Path) -> None:
     bundles = data_dir / "bundles"
     live = live_version(bundles)
-    again(data_dir, ask(client, user_id="household-01", k=3))  # the log holds something
+    asked = [ask(client, user_id=user, k=12) for user in HOUSEHOLDS]
+    again(data_dir, asked[-1])  # the log holds them
     publish(bundles, write_sold_out(data_dir))
     eventually(lambda: 'recsys_bundles_refused_total{reason="empty",shop="default"} 1.0' in client.get("/metrics").text)
     assert ask(client)["model_version"] == live
