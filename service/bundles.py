@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,11 +50,11 @@ class LiveBundle:
         return [self.catalogue.item_id(int(row)) for row in items]
 
 
-Trial = Callable[[LiveBundle, LiveBundle], None]
+Trial = Callable[[LiveBundle, LiveBundle], Awaitable[None]]
 """Tries a loaded bundle, the first, that would take the place of another; raises a `BundleError` where it should not."""
 
 
-def no_trial(_candidate: LiveBundle, _live: LiveBundle) -> None:
+async def no_trial(_candidate: LiveBundle, _live: LiveBundle) -> None:
     """Everything may go live."""
 
 
@@ -218,7 +218,7 @@ class BundleHolder:
             return None
         try:
             found = await asyncio.to_thread(self._load, version)
-            await asyncio.to_thread(self._trial, found, self.live)
+            await self._trial(found, self.live)
         except (BundleError, OSError) as error:
             self._refuse(version, error, stamp)
             return None

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from recsys.experiments.assignment import Placement, Split, unit_of
 from service.bundles import CanaryBundle, LiveBundle
 from service.guardrail import CANARY, CONTROL, Watch, Watched
+
+PREFIX: Final = "canary-"
+"""Of the name that the arms of a canary have in place of an experiment's; its version follows."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Canary:
         if before is not None and before.bundle is bundle:
             return before
         pointer = bundle.pointer
-        found = cls(bundle, Watched(pointer.version, f"canary-{pointer.version}", pointer.since, Watch(), Watch()))
+        found = cls(bundle, Watched(pointer.version, f"{PREFIX}{pointer.version}", pointer.since, Watch(), Watch()))
         return found if before is None or before.run != found.run else cls(bundle, before.watched)
 
     @property

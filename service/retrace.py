@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC
 from functools import cached_property
 from pathlib import Path
 from typing import Final, cast
@@ -30,6 +31,7 @@ from service.answering import Answering, eligible
 from service.answers import Answer, Ruling, Shopper
 from service.arms import POPULARITY, RANDOM, changed, interleaved
 from service.bundles import LiveBundle
+from service.canary import PREFIX
 from service.explaining import Witness
 from service.policy import Policy
 from service.replay import Replayed, open_then, replayed
@@ -289,13 +291,14 @@ def retrace(
 
 def _configuration(row: Row, plan: Path | None, doubts: list[str]) -> Configuration:
     """What the arms of then set."""
-    if row["plan"] is None or not row["arms"]:
+    if row["plan"] is None or all(name.startswith(PREFIX) for name in row["arms"]):
         return THE_SHOPS
     known = None if plan is None else read_plan(plan)
     if known is None or known.version != row["plan"]:
         doubts.append(f"the experiments of then, {row['plan']}, are not in force: the arm's changes are not known")
         return THE_SHOPS
-    return known.assign(row["user_id"], row["session_id"], Surface(row["surface"]), row["occurred_at"]).configuration
+    at = row["occurred_at"].replace(tzinfo=UTC)
+    return known.assign(row["user_id"], row["session_id"], Surface(row["surface"]), at).configuration
 
 
 def _as_arm(data_dir: Path, live: LiveBundle, configuration: Configuration, row: Row, doubts: list[str]) -> LiveBundle:

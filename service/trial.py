@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 from collections.abc import Iterable
@@ -30,8 +31,8 @@ SHORT: Final = 0.5
 def trial_on_log(engine: Engine, limit: int) -> Trial:
     """Tries a bundle on the latest `limit` requests of the log, whose shoppers it knows from its own histories."""
 
-    def run(candidate: LiveBundle, live: LiveBundle) -> None:
-        try_out(candidate, live, recent_requests(engine, limit))
+    async def run(candidate: LiveBundle, live: LiveBundle) -> None:
+        await try_out(candidate, live, await asyncio.to_thread(recent_requests, engine, limit))
 
     return run
 
@@ -46,14 +47,17 @@ def recent_requests(engine: Engine, limit: int) -> list[RecommendRequest]:
         return []
 
 
-def try_out(candidate: LiveBundle, live: LiveBundle, requests: Iterable[RecommendRequest]) -> None:
-    """Let both answer.
+async def try_out(candidate: LiveBundle, live: LiveBundle, requests: Iterable[RecommendRequest]) -> None:
+    """Let both answer, one request at a time and others between them: a catalogue is changed by the loop that answers, so is read by it.
 
     Raises:
         BundleError: the candidate fails, answers what may not be answered, answers nothing to a tenth of what the live one answers, or
             has less than half of its items.
     """
-    counts = [(_answered(candidate, request), _answered(live, request)) for request in requests]
+    counts = []
+    for request in requests:
+        counts.append((_answered(candidate, request), _answered(live, request)))
+        await asyncio.sleep(0)
     answered, emptied = sum(old > 0 for _, old in counts), sum(old > 0 and new == 0 for new, old in counts)
     if emptied and emptied >= EMPTIED * answered:
         message = f"{emptied} of {answered} recorded requests that the live bundle answers come out empty"

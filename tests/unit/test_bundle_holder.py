@@ -148,7 +148,7 @@ def test_a_worker_starts_with_the_last_good_bundle(bundles: Path, versions: list
 def test_a_bundle_that_fails_its_trial_is_refused(bundles: Path, versions: list[str]) -> None:
     worker = Worker(bundles)
 
-    def trial(_candidate: LiveBundle, _live: LiveBundle) -> None:
+    async def trial(_candidate: LiveBundle, _live: LiveBundle) -> None:
         raise BundleError("it answers nothing", Flaw.EMPTY)
 
     worker.holder._trial = trial
@@ -193,10 +193,10 @@ def test_a_trial_on_recorded_requests_finds_what_is_wrong(bundles: Path, says: A
     surfaces = {**live.bundle.surfaces, Surface.HOME: model}
     candidate = replace(live, bundle=replace(live.bundle, surfaces=surfaces))
     requests = [RecommendRequest(user_id="household-01", k=5), RecommendRequest(surface=Surface.TRENDING, k=1)]
-    try_out(live, live, requests)
-    try_out(candidate, live, requests[1:])
+    asyncio.run(try_out(live, live, requests))
+    asyncio.run(try_out(candidate, live, requests[1:]))
     with pytest.raises(BundleError) as refused:
-        try_out(candidate, live, requests)
+        asyncio.run(try_out(candidate, live, requests))
     assert refused.value.flaw is flaw
 
 
