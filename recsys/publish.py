@@ -18,9 +18,7 @@ from recsys.bundle import BundleError, Flaw, load_bundle, read_manifest, require
 from recsys.errors import UserError
 from recsys.experiments import gate
 from recsys.experiments.gate import Decision, Evidence, GateError, Tolerances
-from recsys.ledger import Action, LedgerEntry, locked, phase_of, read_ledger, record, standing
-
-__all__ = ["LedgerEntry", "phase_of", "read_ledger"]
+from recsys.ledger import Action, locked, read_ledger, record, standing
 
 Role = Literal["canary", "shadow"]
 GUARDRAIL: Final = "guardrail"
@@ -68,6 +66,22 @@ def traffic_share(bundles: Path, role: Role) -> TrafficShare | None:
         raise BundleError(f"{pointer} has the share {found.share}", Flaw.UNREADABLE)
     require_name(found.version)
     return found
+
+
+def may_answer(bundles: Path) -> list[str]:
+    """Versions in the order in which a process that starts should try them: the live one, then those that were live before it.
+
+    Raises:
+        BundleError: nothing was ever published.
+    """
+    earlier = list(reversed(standing(read_ledger(bundles)).stack))
+    try:
+        live = live_version(bundles)
+    except BundleError:  # what was live before need not suffer from a pointer that leads nowhere
+        live = earlier[0] if earlier else None
+    if live is None:
+        raise BundleError(f"no bundle is live in {bundles}: run `recsys train --phase 1 --publish` first")
+    return [live, *(version for version in earlier if version != live)]
 
 
 def bundle_versions(bundles: Path) -> list[str]:

@@ -206,9 +206,9 @@ class Arms:
 
     @property
     def catalogues(self) -> list[LiveCatalogue]:
-        """Those that an arm answers from, beside the live bundle's."""
-        canary = () if self._holder.canary is None else (self._holder.canary.live,)
-        return [live.catalogue for live in (self._lineup.live, *self._lineup.bundles.values(), *canary)]
+        """Those that an arm answers from, beside the live bundle's, or that answer after a rollback."""
+        held = self._holder.loaded.values()
+        return [live.catalogue for live in (self._lineup.live, *self._lineup.bundles.values(), *held)]
 
     def _made(self, plan: Plan) -> Lineup:
         """Everything that the plan's arms need.

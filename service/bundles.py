@@ -11,8 +11,7 @@ from pathlib import Path
 import orjson
 
 from recsys.bundle import Bundle, BundleError, Flaw, load_bundle, require_name, smoke_test
-from recsys.ledger import read_ledger, standing
-from recsys.publish import Role, TrafficShare, live_version, rollback_target, traffic_share
+from recsys.publish import Role, TrafficShare, live_version, may_answer, rollback_target, traffic_share
 from recsys.ranking import Query
 from service.catalogue import LiveCatalogue
 from service.catalogue_log import CatalogueLog
@@ -193,17 +192,13 @@ class BundleHolder:
         self._kept, self._prepared = kept, ledger
 
     def _first(self) -> LiveBundle:
-        version = live_version(self.folder)
-        if version is None:
-            raise BundleError(f"no bundle is live in {self.folder}: run `recsys train --phase 1 --publish` first")
-        earlier = reversed([one for one in standing(read_ledger(self.folder)).stack if one != version])
         first: BundleError | OSError | None = None
-        for one in (version, *earlier):
+        for version in may_answer(self.folder):
             try:
-                return self._load(one)
+                return self._load(version)
             except (BundleError, OSError) as error:
                 first = first or error
-                self._refuse(one, error, stamp_of(self.folder / one / "manifest.json"))
+                self._refuse(version, error, stamp_of(self.folder / version / "manifest.json"))
         assert first is not None
         raise first
 

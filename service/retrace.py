@@ -77,13 +77,14 @@ class Retraced:
         """The answer made again."""
         return self._answer(self.live, self.rules)
 
-    def _answer(self, live: LiveBundle, rules: RuleSet | None) -> Answer:
+    def _answer(self, live: LiveBundle, rules: RuleSet | None, k: int | None = None) -> Answer:
         degraded = bool(self.row["degraded"])
         shopper = Shopper() if degraded else self.replayed.shopper
         ruling = None
         if rules is not None:
             ruling = Ruling(engine_for(rules, live), self.replayed.at, shopper.history, history_read=not degraded)
-        request, seed = self.replayed.request, crc32(self.row["request_id"].encode())
+        request = self.replayed.request if k is None else self.replayed.request.model_copy(update={"k": k})
+        seed = crc32(self.row["request_id"].encode())
         return Answering.rank(live, request, shopper, (), ruling, degraded=degraded, seed=seed)
 
     @cached_property
@@ -116,19 +117,24 @@ class Retraced:
         popularity = Witness(live.bundle.popularity, witness.heard)
         surfaces = {**live.bundle.surfaces, surface: cast("Model", witness)}
         bundle = replace(live.bundle, surfaces=surfaces, popularity=cast("Model", popularity))
-        self._answer(replace(live, bundle=bundle, plain=True, against=None), rules)
+        # Of many items, so that pins do not fill the answer before the model is asked.
+        self._answer(replace(live, bundle=bundle, plain=True, against=None), rules, DEPTH)
         _, asked, _ = witness.heard[0]
         return asked.query, asked.eligible
 
     @cached_property
+    def _asked_plainly(self) -> tuple[Query, Mask]:
+        return self._asked(None)
+
+    @property
     def query(self) -> Query:
         """The question."""
-        return self._asked(None)[0]
+        return self._asked_plainly[0]
 
-    @cached_property
+    @property
     def eligible(self) -> Mask:
         """`(n_items,)` bool: what may be shown, rules aside."""
-        return self._asked(None)[1]
+        return self._asked_plainly[1]
 
     @cached_property
     def removed(self) -> dict[str, Mask]:

@@ -7,7 +7,8 @@ import signal
 import socket
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -15,7 +16,7 @@ import uvicorn
 from recsys.bundle import BundleError, read_manifest
 from recsys.errors import UserError
 from recsys.experiments.reading import read_plan
-from recsys.publish import live_version
+from recsys.publish import may_answer
 from recsys.rules.reading import read_rules
 from recsys.store.database import database_url, opened
 from recsys.store.migrate import upgrade
@@ -31,10 +32,7 @@ def serve(settings: Settings) -> None:
             does not start.
     """
     bundles = settings.data_dir / "bundles"
-    version = live_version(bundles)
-    if version is None:
-        raise BundleError(f"no bundle is live in {bundles}: run `recsys train --phase 1 --publish` first")
-    read_manifest(bundles / version)
+    version = _readable(bundles)
     if settings.rules is not None:
         read_rules(settings.rules)
     if settings.experiments is not None:
@@ -63,6 +61,19 @@ def serve(settings: Settings) -> None:
             access_log=False,
             log_level="warning",
         )
+
+
+def _readable(bundles: Path) -> str:
+    """The live bundle, or the last one before it whose manifest can be read; each worker looks closer.
+
+    Raises:
+        BundleError: nothing was published, or none can be read.
+    """
+    versions = may_answer(bundles)
+    for version in versions:
+        with suppress(BundleError):
+            return str(read_manifest(bundles / version)["version"])
+    return str(read_manifest(bundles / versions[0])["version"])  # which says what is wrong with it
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

@@ -121,8 +121,11 @@ def main() -> None:
     live = LiveBundle(bundle, LiveCatalogue(bundle, CatalogueLog(settings.data_dir / CATALOGUE_LOG)))
     rules = RulesHolder(settings.rules, Metrics(settings.shop, CollectorRegistry()))
     responder = Responder(live, rules)
+    looked = time.monotonic()
     for line in sys.stdin.buffer:
-        asyncio.run(rules.reload())
+        if time.monotonic() - looked > settings.reload_seconds:
+            asyncio.run(rules.reload())
+            looked = time.monotonic()
         told = responder.compare(orjson.loads(line))
         sys.stdout.buffer.write(orjson.dumps(told) + b"\n")
         sys.stdout.buffer.flush()

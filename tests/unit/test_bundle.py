@@ -14,8 +14,9 @@ import pytest
 from recsys import phase1
 from recsys.bundle import Bundle, BundleError, Flaw, load_bundle, smoke_test
 from recsys.dataset import Dataset, Histories
+from recsys.ledger import read_ledger
 from recsys.pack import write_bundle
-from recsys.publish import live_version, publish, read_ledger, rollback
+from recsys.publish import live_version, publish, rollback
 from recsys.ranking import NO_ITEM
 from tests.factories import checkerboard, query, without_availability
 

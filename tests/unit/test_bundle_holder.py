@@ -140,6 +140,9 @@ def test_a_worker_starts_with_the_last_good_bundle(bundles: Path, versions: list
     worker = Worker(bundles)
     assert worker.look() == first
     assert worker.flaws == {Flaw.UNREADABLE: 1}
+    (bundles / "live").write_text("../elsewhere")
+    assert Worker(bundles).holder.live.bundle.version == first
+    (bundles / "live").write_text(second)
     (bundles / first / "manifest.json").write_bytes(b"")
     with pytest.raises(BundleError, match=second):
         Worker(bundles)

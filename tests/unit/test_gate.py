@@ -22,8 +22,9 @@ from recsys.experiments.gate import (
     write_evidence,
 )
 from recsys.experiments.offpolicy import Log, Target, Trust, compare
+from recsys.ledger import read_ledger
 from recsys.pack import write_bundle
-from recsys.publish import live_version, publish, read_ledger, rollback
+from recsys.publish import live_version, publish, rollback
 from tests.factories import checkerboard, without_availability
 
 
