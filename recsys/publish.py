@@ -74,14 +74,19 @@ def may_answer(bundles: Path) -> list[str]:
     Raises:
         BundleError: nothing was ever published.
     """
-    earlier = list(reversed(standing(read_ledger(bundles)).stack))
-    try:
-        live = live_version(bundles)
-    except BundleError:  # what was live before need not suffer from a pointer that leads nowhere
-        live = earlier[0] if earlier else None
-    if live is None:
+    live = _named(bundles)
+    versions = [*([] if live is None else [live]), *reversed(standing(read_ledger(bundles)).stack)]
+    if not versions:
         raise BundleError(f"no bundle is live in {bundles}: run `recsys train --phase 1 --publish` first")
-    return [live, *(version for version in earlier if version != live)]
+    return list(dict.fromkeys(versions))
+
+
+def _named(bundles: Path) -> str | None:
+    """The version that the pointer names; None also where it leads nowhere, which must be mendable."""
+    try:
+        return live_version(bundles)
+    except BundleError:
+        return None
 
 
 def bundle_versions(bundles: Path) -> list[str]:
@@ -99,7 +104,7 @@ def served_phases(bundles: Path) -> dict[int, str]:
 
 def rollback_target(bundles: Path) -> str | None:
     """The version that a rollback would make live: the last one before the live one that was not withdrawn; None where none is left."""
-    current = live_version(bundles)
+    current = _named(bundles)
     earlier = [version for version in standing(read_ledger(bundles)).stack if version != current]
     return earlier[-1] if earlier else None
 
@@ -112,7 +117,7 @@ def review(
     Raises:
         GateError: see `recsys.experiments.gate.decide`.
     """
-    candidate, live = read_manifest(bundles / version), live_version(bundles)
+    candidate, live = read_manifest(bundles / version), _named(bundles)
     champion, notes = None, tuple[str, ...]()
     if live is not None:
         try:
@@ -173,7 +178,7 @@ def publish(
         decision = review(bundles, version, evidence=evidence, tolerances=tolerances)
         if not decision.allowed and force is None:
             raise GateError(
-                f"{version} may not take the place of the live {live_version(bundles)}:\n"
+                f"{version} may not take the place of the live {_named(bundles)}:\n"
                 + "\n".join(f"  {refusal}" for refusal in decision.refusals)
                 + "\nto publish it all the same, add to the same command: --force 'REASON'"
             )
@@ -269,12 +274,12 @@ def rollback(bundles: Path, *, reason: str = "", undo: bool = False) -> str:
         BundleError: there is none to go to, or it is gone or damaged; the pointer has not moved.
     """
     with locked(bundles):
-        current, running = live_version(bundles), traffic_share(bundles, "canary")
+        current, running = _named(bundles), traffic_share(bundles, "canary")
         if running is not None and current is not None and not undo:
             _end(bundles, "canary", running, reason)
             return current
         target = _undone(bundles) if undo else rollback_target(bundles)
-        if current is None or target is None:
+        if target is None:
             raise BundleError(
                 "no other bundle has been live that was not withdrawn: there is nothing to roll back to"
                 + (
@@ -300,7 +305,7 @@ def _move(
 ) -> None:
     smoke_test(load_bundle(bundles / version))
     # The ledger first: a pointer without its entry would be a change that nobody can explain.
-    record(bundles, action, version, previous=live_version(bundles), reason=reason, forced=forced, gate=said)
+    record(bundles, action, version, previous=_named(bundles), reason=reason, forced=forced, gate=said)
     _point(bundles / "live", version.encode() + b"\n")
 
 

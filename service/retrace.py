@@ -227,12 +227,9 @@ class Retraced:
         rank, score, source = own
         where = f"candidate at rank {rank} by {source}, score {score:.4g}, of which {k} are shown"
         if rank <= k:
-            moving = [name for name, outcome in self.answer.outcomes.items() if name not in self.removed and outcome]
-            by = (
-                f"rules {', '.join(map(repr, moving))} put others before it"
-                if moving
-                else "asked for alone it would be in"
-            )
+            moving = [name for name in self.answer.outcomes if name not in self.removed]
+            words = f"rules {', '.join(map(repr, moving))} put others before it"
+            by = words if moving else "the models, asked for more items, place it higher"
             return f"{by}: {where}"
         plain = rebuilt(model, lambda part: part.model if isinstance(part, Diverse) else part)
         undiversified = None if plain is model else self._place(plain, row, self.allowed)

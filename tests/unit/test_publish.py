@@ -19,6 +19,7 @@ from recsys.publish import (
     bundle_versions,
     end,
     live_version,
+    may_answer,
     promote,
     publish,
     publish_beside,
@@ -237,3 +238,16 @@ def test_a_bundle_that_lists_nothing_takes_no_place_by_itself(
     empty = write_tiny_bundle(tmp_path, Dataset(full.events.take(slice(0, 0)), make_catalogue(0), (), 0, 0)).name
     with pytest.raises(GateError, match="it lists no item"):
         publish(bundles, empty)
+
+
+@pytest.mark.parametrize("pointer", ["", "../elsewhere", "never-there"])
+def test_a_pointer_that_leads_nowhere_is_mended_by_a_rollback_or_a_publication(
+    bundles: Path, versions: list[str], pointer: str
+) -> None:
+    (bundles / "live").write_text(pointer)
+    assert may_answer(bundles)[-3:] == versions[2::-1]
+    assert rollback(bundles) == versions[2]
+    assert live_version(bundles) == versions[2]
+    (bundles / "live").write_text(pointer)
+    assert publish(bundles, versions[3]) == versions[3]
+    assert live_version(bundles) == versions[3]
