@@ -149,6 +149,8 @@ bench-serve: $(VENV)/installed ## /recommend of every phase beside a constant Fa
 
 bench-keys: $(VENV)/installed ## What API keys and limits cost on /recommend (needs wrk)
 	$(BIN)/python -m benchmarks.keys
+bench-rollback: $(VENV)/installed ## Seconds from a rollback to every worker, under full load (needs wrk and two trained phases)
+	$(BIN)/python -m benchmarks.rollback
 
 bench-events: $(VENV)/installed-dev postgres ## Kill the service 50 times under load, and count events/s, on both databases (needs wrk)
 	$(BIN)/python -m benchmarks.events

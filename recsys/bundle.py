@@ -7,8 +7,10 @@ so that workers on one machine share them. There is no pickle anywhere.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,8 +31,33 @@ FORMAT: Final = 5
 Arrays = dict[str, NDArray[Any]]
 
 
+class Flaw(StrEnum):
+    """Why a bundle is refused; the label of a metric."""
+
+    MISSING = "missing"
+    """It, or a file of it, is not there."""
+    PATH = "path"
+    """It names, or leads to, what lies outside of it."""
+    UNREADABLE = "unreadable"
+    """Its manifest is none."""
+    INCOMPATIBLE = "incompatible"
+    """Another version of the program wrote it."""
+    TRUNCATED = "truncated"
+    """A file has another size."""
+    CORRUPT = "corrupt"
+    """A file has another content."""
+    EMPTY = "empty"
+    """It answers nothing where the bundle before it answers something."""
+    WRONG = "wrong"
+    """It answers what may not be answered, other than when it was written, or fails to answer."""
+
+
 class BundleError(UserError):
     """A bundle is missing, damaged, or from an incompatible version."""
+
+    def __init__(self, message: str, flaw: Flaw = Flaw.MISSING) -> None:
+        super().__init__(message)
+        self.flaw = flaw
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,43 +237,75 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_FILE: Final = re.compile(r"arrays/[A-Za-z0-9_][A-Za-z0-9_.-]*\.npy")
+
+
+def require_name(version: str) -> str:
+    """The same version, which is the name of a directory and nothing more.
+
+    Raises:
+        BundleError: it leads elsewhere, or is empty.
+    """
+    if not _NAME.fullmatch(version):
+        raise BundleError(f"{version[:100]!r} is no name of a bundle", Flaw.PATH)
+    return version
+
+
 def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a bundle.
 
     Raises:
-        BundleError: there is none, it is not JSON, or a newer version wrote it.
+        BundleError: there is none, it is not JSON, another version of the program wrote it, or it is of another bundle.
     """
     path = directory / "manifest.json"
+    if not _is_within(path, directory):
+        raise BundleError(f"{path} points outside the bundle", Flaw.PATH)
     try:
         manifest: dict[str, Any] = orjson.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise BundleError(f"{path} is missing: not a bundle") from error
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise BundleError(f"{path} is missing: not a bundle", Flaw.MISSING) from error
     except orjson.JSONDecodeError as error:
-        raise BundleError(f"{path} is not readable JSON: {error}") from error
+        raise BundleError(f"{path} is not readable JSON: {error}", Flaw.UNREADABLE) from error
     if not isinstance(manifest, dict):
-        raise BundleError(f"{path} is no manifest")
+        raise BundleError(f"{path} is no manifest", Flaw.UNREADABLE)
     if manifest.get("format") != FORMAT:
-        raise BundleError(f"{path} has format {manifest.get('format')}, this version reads {FORMAT}: train again")
+        message = f"{path} has format {manifest.get('format')}, this version reads {FORMAT}: train again"
+        raise BundleError(message, Flaw.INCOMPATIBLE)
     missing = [name for name in ("version", "data", "currency") if name not in manifest]
     if missing:
-        raise BundleError(f"{path} lacks {missing[0]!r}")
+        raise BundleError(f"{path} lacks {missing[0]!r}", Flaw.INCOMPATIBLE)
+    if manifest["version"] != directory.name:
+        raise BundleError(f"{path} is the manifest of {manifest['version']!r}", Flaw.INCOMPATIBLE)
     return manifest
+
+
+def _is_within(path: Path, directory: Path) -> bool:
+    """Whether a path, all links followed, stays in a directory."""
+    return path.resolve().is_relative_to(directory.resolve())
 
 
 def verify(directory: Path, manifest: Mapping[str, Any]) -> None:
     """Compare every file with the manifest.
 
     Raises:
-        BundleError: a file is missing, of another size or content, or named outside the bundle.
+        BundleError: a file is missing, of another size or content, or lies, by its name or by a link, outside the bundle.
     """
-    for name, expected in manifest["files"].items():
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not files:
+        raise BundleError(f"the manifest of {directory} lists no files", Flaw.INCOMPATIBLE)
+    for name, expected in files.items():
         path = directory / name
-        if not path.resolve().is_relative_to(directory.resolve()):
-            raise BundleError(f"{name!r} points outside the bundle {directory}")
+        if not _FILE.fullmatch(name) or not _is_within(path, directory):
+            raise BundleError(f"{name!r} points outside the bundle {directory}", Flaw.PATH)
         if not path.is_file():
-            raise BundleError(f"{path} is missing")
-        if path.stat().st_size != expected["bytes"] or sha256(path) != expected["sha256"]:
-            raise BundleError(f"{path} differs from its checksum: the bundle is damaged")
+            raise BundleError(f"{path} is missing", Flaw.MISSING)
+        if not isinstance(expected, dict) or not {"bytes", "sha256"} <= set(expected):
+            raise BundleError(f"the manifest of {directory} has no checksum of {name!r}", Flaw.INCOMPATIBLE)
+        if path.stat().st_size != expected["bytes"]:
+            raise BundleError(f"{path} differs from its checksum, and in size: it is cut off", Flaw.TRUNCATED)
+        if sha256(path) != expected["sha256"]:
+            raise BundleError(f"{path} differs from its checksum: the bundle is damaged", Flaw.CORRUPT)
 
 
 def load_bundle(directory: Path) -> Bundle:
@@ -257,12 +316,9 @@ def load_bundle(directory: Path) -> Bundle:
     """
     manifest = read_manifest(directory)
     verify(directory, manifest)
-    arrays: Arrays = {
-        # As plain arrays over the mapped memory: numpy's memmap class makes every slice several times dearer.
-        Path(name).stem: _map(directory / name)
-        for name in manifest["files"]
-    }
     try:
+        # As plain arrays over the mapped memory: numpy's memmap class makes every slice several times dearer.
+        arrays: Arrays = {Path(name).stem: _map(directory / name) for name in manifest["files"]}
         models = _read_models(manifest["models"], arrays)
         return Bundle(
             directory=directory,
@@ -274,8 +330,8 @@ def load_bundle(directory: Path) -> Bundle:
             sample_users=tuple(manifest["sample_users"]),
             content=next((model for model in models if isinstance(model, ContentModel)), None),
         )
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise BundleError(f"{directory} does not fit this version: {error!r}") from error
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, EOFError) as error:
+        raise BundleError(f"{directory} does not fit this version: {error!r}", Flaw.INCOMPATIBLE) from error
 
 
 def _map(path: Path) -> NDArray[Any]:
@@ -319,20 +375,26 @@ def smoke_test(bundle: Bundle) -> None:
     """Ask a loaded bundle what it was asked when it was written.
 
     Raises:
-        BundleError: an answer is invalid, or fewer than four in five of all recorded items come again (rounding
+        BundleError: it fails, an answer is invalid, or fewer than four in five of all recorded items come again (rounding
             may differ between machines, so the order of near-ties may).
     """
-    recorded = bundle.manifest["smoke"]
-    answered = record_answers(bundle.surfaces, bundle.catalogue, bundle.histories, bundle.sample_users)
+    try:
+        recorded = [(str(old["surface"]), [int(row) for row in old["rows"]]) for old in bundle.manifest["smoke"]]
+        answered = record_answers(bundle.surfaces, bundle.catalogue, bundle.histories, bundle.sample_users)
+        full = bundle.popularity.recommend(Query(), SMOKE_K, np.array(bundle.catalogue.available))
+    except Exception as error:
+        raise BundleError(f"{bundle.directory} fails to answer: {error!r}", Flaw.WRONG) from error
+    if [surface for surface, _ in recorded] != [new["surface"] for new in answered]:
+        raise BundleError(f"{bundle.directory} has no recorded answer of every surface", Flaw.INCOMPATIBLE)
     expected = repeated = 0
-    for old, new in zip(recorded, answered, strict=True):
+    for (surface, old), new in zip(recorded, answered, strict=True):
         rows = new["rows"]
         if len(set(rows)) != len(rows) or not all(bundle.catalogue.available[row] for row in rows):
-            raise BundleError(f"surface {new['surface']!r} answers repeated or unavailable items: {rows}")
-        expected += len(old["rows"])
-        repeated += len(set(old["rows"]) & set(rows))
+            raise BundleError(f"surface {surface!r} answers repeated or unavailable items: {rows}", Flaw.WRONG)
+        expected += len(old)
+        repeated += len(set(old) & set(rows))
     if repeated < 0.8 * expected:
-        raise BundleError(f"only {repeated} of {expected} recorded items come again: the bundle does not fit this code")
-    full = bundle.popularity.recommend(Query(), SMOKE_K, np.array(bundle.catalogue.available))
+        message = f"only {repeated} of {expected} recorded items come again: the bundle does not fit this code"
+        raise BundleError(message, Flaw.WRONG)
     if len(full) < min(SMOKE_K, int(bundle.catalogue.available.sum())):
-        raise BundleError("the popularity fallback does not fill an answer")
+        raise BundleError("the popularity fallback does not fill an answer", Flaw.WRONG)

@@ -1,49 +1,92 @@
-"""Which bundle is live: one small pointer file, a gate before it moves, and an append-only ledger of every time it did."""
+"""Which bundle is live: one small pointer file, a gate before it moves, and a ledger of every time it did.
+
+Beside the pointer `live` stand two more, each with a share: `canary`, whose bundle that share of the shoppers gets, and `shadow`,
+whose bundle answers that share of the requests for comparison only.
+"""
 
 from __future__ import annotations
 
-import getpass
-import logging
 import os
-import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import orjson
 
-from recsys.bundle import BundleError, load_bundle, read_manifest, smoke_test
+from recsys.bundle import BundleError, Flaw, load_bundle, read_manifest, require_name, smoke_test
+from recsys.errors import UserError
 from recsys.experiments import gate
 from recsys.experiments.gate import Decision, Evidence, GateError, Tolerances
+from recsys.ledger import Action, locked, read_ledger, record, standing
 
-logger = logging.getLogger(__name__)
+Role = Literal["canary", "shadow"]
+GUARDRAIL: Final = "guardrail"
+"""Who withdraws a canary by itself."""
+_BEGUN: Final[dict[Role, Action]] = {"canary": Action.CANARY, "shadow": Action.SHADOW}
+_ENDED: Final[dict[Role, Action]] = {"canary": Action.CANARY_ENDED, "shadow": Action.SHADOW_ENDED}
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerEntry:
-    """One move of the pointer."""
+class TrafficShare:
+    """What the pointer of a canary or a shadow says."""
 
-    at: str
-    action: str
-    """publish, rollback, or beside: it serves arms of experiments, and the pointer has not moved."""
     version: str
-    previous: str | None
-    by: str
-    reason: str
-    forced: str | None = None
-    """Why it was published although the gate refused it."""
-    gate: tuple[str, ...] = ()
-    """What the gate said, refusals first; nothing of a rollback, which has no gate."""
-
-
-_MEMBERS: Final = {one.name for one in fields(LedgerEntry)}
+    share: float
+    """More than 0, at most 1."""
+    since: float
+    """Unix time."""
 
 
 def live_version(bundles: Path) -> str | None:
-    """The version that the pointer names, or None before the first publication."""
+    """The version that the pointer names, or None before the first publication.
+
+    Raises:
+        BundleError: what it says is no name of a bundle.
+    """
     pointer = bundles / "live"
-    return pointer.read_text().strip() if pointer.exists() else None
+    return require_name(pointer.read_text(errors="replace").strip()) if pointer.exists() else None
+
+
+def traffic_share(bundles: Path, role: Role) -> TrafficShare | None:
+    """The canary or the shadow; None where there is none.
+
+    Raises:
+        BundleError: its pointer cannot be read.
+    """
+    pointer = bundles / role
+    try:
+        content = orjson.loads(pointer.read_bytes())
+        found = TrafficShare(str(content["version"]), float(content["share"]), float(content["since"]))
+    except FileNotFoundError:
+        return None
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{pointer} is no pointer to a {role}: {error!r}", Flaw.UNREADABLE) from error
+    if not 0.0 < found.share <= 1.0:
+        raise BundleError(f"{pointer} has the share {found.share}", Flaw.UNREADABLE)
+    require_name(found.version)
+    return found
+
+
+def may_answer(bundles: Path) -> list[str]:
+    """Versions in the order in which a process that starts should try them: the live one, then those that were live before it.
+
+    Raises:
+        BundleError: nothing was ever published.
+    """
+    live = _named(bundles)
+    versions = [*([] if live is None else [live]), *reversed(standing(read_ledger(bundles)).stack)]
+    if not versions:
+        raise BundleError(f"no bundle is live in {bundles}: run `recsys train --phase 1 --publish` first")
+    return list(dict.fromkeys(versions))
+
+
+def _named(bundles: Path) -> str | None:
+    """The version that the pointer names; None also where it leads nowhere, which must be mendable."""
+    try:
+        return live_version(bundles)
+    except BundleError:
+        return None
 
 
 def bundle_versions(bundles: Path) -> list[str]:
@@ -51,48 +94,19 @@ def bundle_versions(bundles: Path) -> list[str]:
     return sorted(path.parent.name for path in bundles.glob("[!.]*/manifest.json"))
 
 
-def read_ledger(bundles: Path) -> list[LedgerEntry]:
-    """Every move of the pointer, oldest first.
-
-    A line that was cut off, as by a full disk, is passed over: a rollback must work all the same.
-    """
-    ledger = bundles / "ledger.jsonl"
-    if not ledger.exists():
-        return []
-    found = []
-    for number, line in enumerate(ledger.read_bytes().splitlines(), start=1):
-        try:
-            entry = orjson.loads(line)
-            known = {name: value for name, value in entry.items() if name in _MEMBERS}
-            found.append(LedgerEntry(**{**known, "gate": tuple(known.get("gate", ()))}))
-        except (orjson.JSONDecodeError, AttributeError, TypeError):
-            logger.warning("%s: line %d is no entry and is passed over", ledger, number)
-    return found
-
-
 def served_phases(bundles: Path) -> dict[int, str]:
     """For each phase the bundle that serves it: the last one published, without those that were rolled back from.
 
     The live bundle is one of them; experiments serve the others beside it.
     """
-    stacks: dict[int, list[str]] = {}
-    before = ""
-    for entry in read_ledger(bundles):
-        # A rollback of a rollback finds nothing wrong with what it leaves.
-        withdrawn = entry.previous if (before, entry.action) == ("publish", "rollback") else None
-        stacks = {
-            phase: [version for version in stack if version not in (withdrawn, entry.version)]
-            for phase, stack in stacks.items()
-        }
-        stacks.setdefault(phase_of(entry.version), []).append(entry.version)
-        before = before if entry.action == "beside" else entry.action
-    return {phase: stack[-1] for phase, stack in stacks.items() if stack}
+    return {phase: versions[-1] for phase, versions in standing(read_ledger(bundles)).phases.items()}
 
 
-def phase_of(version: str) -> int:
-    """Of a bundle, by its name; 0 where that does not tell."""
-    found = re.search(r"-phase(\d+)-", version)
-    return int(found[1]) if found else 0
+def rollback_target(bundles: Path) -> str | None:
+    """The version that a rollback would make live: the last one before the live one that was not withdrawn; None where none is left."""
+    current = _named(bundles)
+    earlier = [version for version in standing(read_ledger(bundles)).stack if version != current]
+    return earlier[-1] if earlier else None
 
 
 def review(
@@ -103,15 +117,31 @@ def review(
     Raises:
         GateError: see `recsys.experiments.gate.decide`.
     """
-    live = live_version(bundles)
+    candidate, live = read_manifest(bundles / version), _named(bundles)
     champion, notes = None, tuple[str, ...]()
     if live is not None:
         try:
             champion = read_manifest(bundles / live)
         except BundleError as error:  # what is damaged must be replaceable
             notes = (f"the live bundle cannot be read: {error}",)
-    decision = gate.decide(read_manifest(bundles / version), champion, evidence, tolerances=tolerances)
-    return Decision(decision.refusals, notes or decision.notes)
+    decision = gate.decide(candidate, champion, evidence, tolerances=tolerances)
+    refusals = (*_withdrawn(bundles, version), *_emptied(candidate, champion), *decision.refusals)
+    return Decision(refusals, notes or decision.notes)
+
+
+def _withdrawn(bundles: Path, version: str) -> tuple[str, ...]:
+    """That a version was withdrawn: nobody who does not know it should bring it back."""
+    entry = standing(read_ledger(bundles)).withdrawn.get(version)
+    if entry is None:
+        return ()
+    why = f": {entry.reason}" if entry.reason else ""
+    return (f"it was withdrawn ({entry.action}) on {entry.at} by {entry.by}{why}",)
+
+
+def _emptied(candidate: dict[str, object], champion: dict[str, object] | None) -> tuple[str, ...]:
+    if champion is not None and champion.get("n_items") and not candidate.get("n_items"):
+        return ("it lists no item",)
+    return ()
 
 
 def publish(
@@ -122,32 +152,51 @@ def publish(
     force: str | None = None,
     evidence: Evidence | None = None,
     tolerances: Tolerances = gate.DEFAULT,
+    canary: float | None = None,
 ) -> str:
-    """Verify and smoke-test a bundle (the newest, unless named), then make it the live one, if the gate lets it pass.
+    """Verify and smoke-test a bundle (the newest, unless named), then make it the live one, or the canary for a share of the
+    shoppers, if the gate lets it pass.
 
-    `force` is why it should go live although the gate refuses it; the ledger keeps it.
+    `force` is why it should be so although the gate refuses it; the ledger keeps it. Publishing the canary promotes it; a canary that
+    is running gets another share.
 
     Raises:
         BundleError: there is no such bundle, it is damaged, or it fails the smoke test; the pointer has not moved.
-        GateError: it is worse than the live one, and `force` does not say why it should be published all the same.
+        GateError: it is worse than the live one, or was withdrawn, and `force` does not say why it should be published all the same.
+        UserError: another canary is running.
     """
-    versions = bundle_versions(bundles)
-    if version is None:
-        if not versions:
-            raise BundleError(f"{bundles} holds no bundle: run `recsys train --phase 1` first")
-        version = versions[-1]
+    version = version or _newest(bundles)
     _require(bundles, version)
     if force is not None and not force.strip():
         raise GateError("what is forced needs a reason, which the ledger keeps")
-    decision = review(bundles, version, evidence=evidence, tolerances=tolerances)
-    if not decision.allowed and force is None:
-        raise GateError(
-            f"{version} is worse than the live {live_version(bundles)}:\n"
-            + "\n".join(f"  {refusal}" for refusal in decision.refusals)
-            + "\nto publish it all the same, add to the same command: --force 'REASON'"
-        )
-    _move(bundles, version, "publish", reason, None if decision.allowed else force, decision.refusals + decision.notes)
+    with locked(bundles):
+        running = traffic_share(bundles, "canary")
+        if running is not None and running.version != version:
+            raise UserError(
+                f"{running.version} is running as a canary: end that first, with `recsys promote` or `recsys rollback`"
+            )
+        decision = review(bundles, version, evidence=evidence, tolerances=tolerances)
+        if not decision.allowed and force is None:
+            raise GateError(
+                f"{version} may not take the place of the live {_named(bundles)}:\n"
+                + "\n".join(f"  {refusal}" for refusal in decision.refusals)
+                + "\nto publish it all the same, add to the same command: --force 'REASON'"
+            )
+        forced, said = (None if decision.allowed else force), decision.refusals + decision.notes
+        if canary is not None:
+            _share(bundles, "canary", version, canary, reason, forced=forced, said=said)
+        else:
+            action = Action.PUBLISH if running is None else Action.PROMOTE
+            _move(bundles, version, action, reason, forced=forced, said=said)
+            (bundles / "canary").unlink(missing_ok=True)
     return version
+
+
+def _newest(bundles: Path) -> str:
+    versions = bundle_versions(bundles)
+    if not versions:
+        raise BundleError(f"{bundles} holds no bundle: run `recsys train --phase 1` first")
+    return versions[-1]
 
 
 def _require(bundles: Path, version: str) -> None:
@@ -164,61 +213,129 @@ def publish_beside(bundles: Path, version: str, *, reason: str = "") -> str:
     """
     _require(bundles, version)
     smoke_test(load_bundle(bundles / version))
-    _record(bundles, "beside", version, reason)
+    with locked(bundles):
+        record(bundles, Action.BESIDE, version, previous=live_version(bundles), reason=reason)
     return version
 
 
-def rollback(bundles: Path, *, reason: str = "") -> str:
-    """Make the bundle live that was so before the present one; a second rollback undoes the first. No gate: it must always work.
+def publish_shadow(bundles: Path, version: str, share: float, *, reason: str = "") -> str:
+    """Let a bundle answer a share of the requests beside the live one, without being shown. No gate: nobody meets it.
 
     Raises:
-        BundleError: none was live before, or it is gone or damaged; the pointer has not moved.
+        BundleError: there is no such bundle, it is damaged, or it fails the smoke test.
     """
-    current = live_version(bundles)
-    moves = (entry for entry in read_ledger(bundles) if entry.action != "beside")
-    earlier = [entry.version for entry in moves if entry.version != current]
-    if current is None or not earlier:
-        raise BundleError("no other bundle has been live: there is nothing to roll back to")
-    _move(bundles, earlier[-1], "rollback", reason)
-    return earlier[-1]
+    _require(bundles, version)
+    with locked(bundles):
+        _share(bundles, "shadow", version, share, reason)
+    return version
 
 
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not stand in its password file
-        return f"uid {os.getuid()}"
+def promote(bundles: Path, *, reason: str = "") -> str:
+    """Make the canary live for everybody.
+
+    Raises:
+        UserError: none is running.
+        BundleError: it is damaged.
+    """
+    with locked(bundles):
+        running = traffic_share(bundles, "canary")
+        if running is None:
+            raise UserError("no canary is running: start one with `recsys publish --canary 5%`")
+        _move(bundles, running.version, Action.PROMOTE, reason)
+        (bundles / "canary").unlink()
+    return running.version
+
+
+def end(
+    bundles: Path, role: Role, *, reason: str = "", by: str | None = None, version: str | None = None
+) -> str | None:
+    """End the canary or the shadow; its version, None where none is running, or not the one of `version`."""
+    with locked(bundles):
+        running = traffic_share(bundles, role)
+        if running is None or version not in (None, running.version):
+            return None
+        _end(bundles, role, running, reason, by)
+    return running.version
+
+
+def _end(bundles: Path, role: Role, running: TrafficShare, reason: str, by: str | None = None) -> None:
+    live = live_version(bundles)
+    record(bundles, _ENDED[role], running.version, previous=live, reason=reason, by=by, share=running.share)
+    (bundles / role).unlink()
+
+
+def rollback(bundles: Path, *, reason: str = "", undo: bool = False) -> str:
+    """Withdraw the live bundle and make that one live that was so before it; the version that is live then. No gate: it must always work.
+
+    A canary that is running came last, so it alone is withdrawn. What was withdrawn does not come back by another rollback, which goes
+    further back. `undo` takes the last rollback back.
+
+    Raises:
+        BundleError: there is none to go to, or it is gone or damaged; the pointer has not moved.
+    """
+    with locked(bundles):
+        current, running = _named(bundles), traffic_share(bundles, "canary")
+        if running is not None and current is not None and not undo:
+            _end(bundles, "canary", running, reason)
+            return current
+        target = _undone(bundles) if undo else rollback_target(bundles)
+        if target is None:
+            raise BundleError(
+                "no other bundle has been live that was not withdrawn: there is nothing to roll back to"
+                + (
+                    f"; `recsys rollback --undo` brings {_undone(bundles)} back"
+                    if _undone(bundles) and not undo
+                    else ""
+                )
+            )
+        _move(bundles, target, Action.UNDO if undo else Action.ROLLBACK, reason)
+    return target
+
+
+def _undone(bundles: Path) -> str | None:
+    """What the last rollback withdrew, where nothing else was made live since."""
+    moves = [
+        e for e in read_ledger(bundles) if e.action in (Action.PUBLISH, Action.PROMOTE, Action.ROLLBACK, Action.UNDO)
+    ]
+    return moves[-1].previous if moves and moves[-1].action == Action.ROLLBACK else None
 
 
 def _move(
-    bundles: Path, version: str, action: str, reason: str, forced: str | None = None, said: tuple[str, ...] = ()
+    bundles: Path, version: str, action: Action, reason: str, *, forced: str | None = None, said: tuple[str, ...] = ()
 ) -> None:
     smoke_test(load_bundle(bundles / version))
-    draft = bundles / f".live-{os.getpid()}"
-    draft.write_text(version + "\n")
     # The ledger first: a pointer without its entry would be a change that nobody can explain.
-    _record(bundles, action, version, reason, forced, said)
-    draft.replace(bundles / "live")
+    record(bundles, action, version, previous=_named(bundles), reason=reason, forced=forced, gate=said)
+    _point(bundles / "live", version.encode() + b"\n")
 
 
-def _record(
-    bundles: Path, action: str, version: str, reason: str, forced: str | None = None, said: tuple[str, ...] = ()
+def _share(
+    bundles: Path,
+    role: Role,
+    version: str,
+    share: float,
+    reason: str,
+    *,
+    forced: str | None = None,
+    said: tuple[str, ...] = (),
 ) -> None:
-    entry = LedgerEntry(
-        at=datetime.now(UTC).isoformat(timespec="seconds"),
-        action=action,
-        version=version,
-        previous=live_version(bundles),
-        by=_who(),
-        reason=reason,
-        forced=forced,
-        gate=said,
-    )
-    with (bundles / "ledger.jsonl").open("ab+") as ledger:
-        # Behind a line that was cut off this entry begins one of its own.
-        size = ledger.seek(0, os.SEEK_END)
-        ledger.seek(max(0, size - 1))
-        begin = b"" if ledger.read() in (b"", b"\n") else b"\n"
-        ledger.write(begin + orjson.dumps(asdict(entry)) + b"\n")
-        ledger.flush()
-        os.fsync(ledger.fileno())
+    live, running = live_version(bundles), traffic_share(bundles, role)
+    if not 0.0 < share <= 1.0:
+        raise UserError(f"a {role} needs a share above 0 and of at most 100%")
+    if live is None or live == version:
+        raise UserError(f"a {role} is another bundle than the live one, which is {live or 'none yet'}")
+    smoke_test(load_bundle(bundles / version))
+    record(bundles, _BEGUN[role], version, previous=live, reason=reason, forced=forced, gate=said, share=share)
+    goes_on = running is not None and running.version == version
+    since = running.since if running is not None and goes_on else datetime.now(UTC).timestamp()
+    _point(bundles / role, orjson.dumps(asdict(TrafficShare(version, share, since))) + b"\n")
+
+
+def _point(pointer: Path, content: bytes) -> None:
+    """Replace a pointer at once and durably: a reader sees the old one or the new one."""
+    draft = pointer.parent / f".{pointer.name}-{os.getpid()}"
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(pointer)

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from recsys.errors import UserError
 from recsys.evaluation.evaluate import ALL, HISTORY_SLICES, NEW
 from recsys.evaluation.metrics import PRIMARY
 from recsys.evaluation.reliability import errors
@@ -241,6 +242,24 @@ def set_champion(data_dir: Path, bundle_version: str) -> None:
             return
     if client.search_registered_models(f"name = '{REGISTERED_MODEL}'"):
         client.delete_registered_model_alias(REGISTERED_MODEL, CHAMPION)
+
+
+def bundle_of_alias(data_dir: Path, alias: str) -> str:
+    """The bundle of the model version that an alias names, as `candidate`.
+
+    Raises:
+        UserError: the registry has no such alias, or the version that it names is of no bundle.
+    """
+    client = connect(data_dir)
+    try:
+        found = client.get_model_version_by_alias(REGISTERED_MODEL, alias)
+    except MlflowException as error:
+        raise UserError(
+            f"MLflow's registry names no version of {REGISTERED_MODEL!r} {alias!r}: {error.message}"
+        ) from error
+    if "bundle" not in found.tags:
+        raise UserError(f"version {found.version} of {REGISTERED_MODEL!r}, {alias!r}, is of no bundle of ours")
+    return str(found.tags["bundle"])
 
 
 def open_ui(data_dir: Path, port: int) -> None:

@@ -66,8 +66,10 @@ class Answering:
         await self._logins.note(request.user_id, request.session_id)
         line = self._arms.line(request, started)
         recorded = await self._recorded([(line, request)])
-        shopper = self._shopper(line.live, request, recorded, started)
+        shopper = self.shopper(line.live, request, recorded, started)
         answer, body = self._compose(line, request, shopper, started)
+        if line.shadow is not None:
+            line.shadow.offer(line, request, recorded, started, answer, self.trend)
         return Answered(line, shopper, started, answer, body)
 
     async def page(self, widgets: Mapping[str, RecommendRequest]) -> bytes:
@@ -89,9 +91,11 @@ class Answering:
             live = lines[name].live
             version = live.bundle.version
             if version not in shoppers:
-                shoppers[version] = self._shopper(live, request, recorded, started)
+                shoppers[version] = self.shopper(live, request, recorded, started)
             spot = Spot(page_id, name, shown)
             answer, body = self._compose(lines[name], request, shoppers[version], started, spot)
+            if (shadow := lines[name].shadow) is not None:
+                shadow.offer(lines[name], request, recorded, started, answer, self.trend, shown)
             shown += tuple(live.catalogue.item_id(row) for row in answer.ranking.items.tolist())
             parts.append(b"%b:%b" % (orjson.dumps(name), body))
         return b'{"page_id":"%b","widgets":{%b}}' % (page_id.encode(), b",".join(parts))
@@ -116,7 +120,12 @@ class Answering:
         """One answer, logged and counted, and the same as JSON. `shopper` is None where the history cannot be read."""
         live, surface, request_id = line.live, request.where, self._id()
         seed = crc32(request_id.encode())
-        answer = self.decide(line, request, shopper, now, shown=_rows(live, spot.shown), seed=seed)
+        try:
+            answer = self.decide(line, request, shopper, now, shown=rows_of(live, spot.shown), seed=seed)
+        except Exception:
+            if line.watch is not None:
+                line.watch.failed()
+            raise
         line.rules.note(answer.outcomes)
         if request.consent:
             self._expose(line, request, request_id, answer, now, spot)
@@ -127,6 +136,8 @@ class Answering:
         self._metrics.answered(surface, answer.served_by, degraded=degraded, seconds=seconds, shortfall=shortfall)
         for placement in line.placements:
             self._metrics.placed(placement.experiment, placement.arm, degraded=degraded)
+        if line.watch is not None:
+            line.watch.answered(seconds, degraded=degraded, empty=not len(answer.ranking))
         return answer, body
 
     def decide(
@@ -148,7 +159,7 @@ class Answering:
         return self.rank(line.live, request, who, self.trend, ruling, degraded=degraded, shown=shown, seed=seed)
 
     @staticmethod
-    def _shopper(live: LiveBundle, request: RecommendRequest, recorded: Recorded | None, now: float) -> Shopper | None:
+    def shopper(live: LiveBundle, request: RecommendRequest, recorded: Recorded | None, now: float) -> Shopper | None:
         """The bundle's history of the user, then what happened since; None where that cannot be read."""
         if recorded is None:
             return None
@@ -280,7 +291,7 @@ def _question(live: LiveBundle, request: RecommendRequest, shopper: Shopper, see
     return query, warnings
 
 
-def _rows(live: LiveBundle, item_ids: Sequence[str]) -> ItemArray:
+def rows_of(live: LiveBundle, item_ids: Sequence[str]) -> ItemArray:
     """Those of the items that the catalogue has."""
     rows = np.array([live.catalogue.row(item_id) for item_id in item_ids], dtype=np.int32)
     known: ItemArray = rows[rows != NO_ITEM]

@@ -21,6 +21,7 @@ from service.catalogue_log import CatalogueLog
 from service.event_log import EventLog
 from service.events import Intake
 from service.guard import Guard
+from service.guardrail import Guardrail
 from service.headers import SecurityHeaders
 from service.keys import KeysHolder
 from service.metrics import Metrics
@@ -32,6 +33,7 @@ from service.routes import Routes, misasked
 from service.rules import RulesHolder
 from service.session_store import SessionStore
 from service.settings import Settings
+from service.shadow import Shadow
 from service.upkeep import Upkeep
 
 WEB: Final = Path(__file__).parent / "web"
@@ -55,7 +57,11 @@ def create_app(
     answering = Answering(store, log, arms, metrics, clock)
     intake = Intake(store, log, metrics, clock, privacy.tombstones)
     editor = CatalogueEditor(holder, catalogue_log, metrics, clock)
-    upkeep = Upkeep(holder, store, log, rules, arms, keys, rates, answering, privacy, metrics, settings, clock)
+    guardrail = Guardrail(holder.folder, log.engine, lambda: arms.watched, arms.stop_canary, metrics, settings)
+    arms.shadow = shadow = Shadow(settings, metrics, clock)
+    upkeep = Upkeep(
+        holder, store, log, rules, arms, keys, rates, answering, privacy, guardrail, shadow, metrics, settings, clock
+    )
 
     # As FastAPI, with the assets of /docs served from here instead of from a CDN.
     app = FastAPIOffline(

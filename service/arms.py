@@ -27,10 +27,13 @@ from recsys.models.ranker import RankerModel
 from recsys.publish import served_phases
 from recsys.ranking import Model
 from service.bundles import BundleHolder, LiveBundle
+from service.canary import Canary
 from service.catalogue import LiveCatalogue
+from service.guardrail import CANARY, Watch, Watched
 from service.metrics import Metrics
 from service.rules import RulesHolder
 from service.schemas import RecommendRequest
+from service.shadow import Shadow
 from service.watched import WatchedFile
 
 logger = logging.getLogger(__name__)
@@ -53,6 +56,10 @@ class Line:
     placements: tuple[Placement, ...] = ()
     plan: str | None = None
     """Version of the plan that placed it."""
+    watch: Watch | None = None
+    """What counts the answers of a canary or its control."""
+    shadow: Shadow | None = None
+    """What compares the answer with that of a bundle which nobody sees."""
 
 
 class Arms:
@@ -73,6 +80,10 @@ class Arms:
         self._failed: dict[tuple[object, ...], str] = {}
         """Plans that could not be served with certain bundles, and why."""
         self._lineup = Lineup(NO_PLAN, holder.live, {}, {})
+        self._canary: Canary | None = None
+        self._stopped: tuple[str, float] | None = None
+        """The canary, and since when it ran, that was ended in this worker, whatever its pointer says yet."""
+        self.shadow: Shadow | None = None
         if path is not None:
             self._lineup = self._made(read_plan(path))
 
@@ -84,21 +95,55 @@ class Arms:
     def line(self, request: RecommendRequest, at: float) -> Line:
         """Who answers a request at a moment, Unix time."""
         if self._file.path is None:
-            return Line(self._holder.live, self._rules)
+            return self._the_shops(request)
         plan = self._lineup.plan
         assigned = plan.assign(request.user_id, request.session_id, request.where, datetime.fromtimestamp(at, UTC))
         configuration = assigned.configuration
+        if configuration is THE_SHOPS and not assigned.placements:
+            return self._the_shops(request, plan.version)
         is_live = configuration is THE_SHOPS
         live = self._holder.live if is_live else self._holder.followed(self._lineup.bundle(configuration))
         path = configuration.rules
         rules = self._rules if path is None else self._lineup.rules[path]
         return Line(live, rules, assigned.placements, plan.version)
 
+    def _the_shops(self, request: RecommendRequest, plan: str | None = None) -> Line:
+        """Who answers somebody who is in no experiment: the live bundle, or the canary."""
+        shadow = self.shadow if self.shadow is not None and self.shadow.wants() else None
+        found = None if self._canary is None else self._canary.placed(request.user_id, request.session_id)
+        if found is None or self._canary is None:
+            return Line(self._holder.live, self._rules, plan=plan, shadow=shadow)
+        placement, watch = found
+        if placement.arm == CANARY:
+            return Line(self._holder.followed(self._canary.live), self._rules, (placement,), plan, watch)
+        return Line(self._holder.live, self._rules, (placement,), plan, watch, shadow)
+
+    @property
+    def watched(self) -> Watched | None:
+        """The canary of this worker, as its guardrails see it."""
+        return None if self._canary is None else self._canary.watched
+
+    @property
+    def canary_share(self) -> float:
+        """Of the shoppers; 0 without a canary."""
+        return 0.0 if self._canary is None else self._canary.bundle.pointer.share
+
+    def stop_canary(self) -> None:
+        """End it in this worker, before its pointer is gone."""
+        if self._canary is not None:
+            self._stopped, self._canary = self._canary.run, None
+
+    def _follow_canary(self) -> None:
+        bundle = self._holder.canary
+        found = None if bundle is None else Canary.begun(bundle, self._canary)
+        self._canary = None if found is None or found.run == self._stopped else found
+
     async def reload(self) -> None:
         """Follow the file of experiments, and the bundles that serve its phases.
 
         A file that was refused is tried again: what it lacked, a bundle or a rule file, may have come.
         """
+        self._follow_canary()
         path, old = self._file.path, self._lineup
         if path is None:
             self._lineup = Lineup(NO_PLAN, self._holder.live, {}, {})
@@ -161,8 +206,9 @@ class Arms:
 
     @property
     def catalogues(self) -> list[LiveCatalogue]:
-        """Those that an arm answers from, beside the live bundle's."""
-        return [live.catalogue for live in (self._lineup.live, *self._lineup.bundles.values())]
+        """Those that an arm answers from, beside the live bundle's, or that answer after a rollback."""
+        held = self._holder.loaded.values()
+        return [live.catalogue for live in (self._lineup.live, *self._lineup.bundles.values(), *held)]
 
     def _made(self, plan: Plan) -> Lineup:
         """Everything that the plan's arms need.

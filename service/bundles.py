@@ -1,22 +1,23 @@
-"""The live bundle: loaded, tested, and swapped in one assignment when the pointer moves."""
+"""The bundles of this process: the live one, swapped in one assignment when the pointer moves, the one before it, the canary, the shadow."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
 
-from recsys.bundle import Bundle, BundleError, load_bundle, smoke_test
+from recsys.bundle import Bundle, BundleError, Flaw, load_bundle, require_name, smoke_test
 from recsys.privacy.tombstones import Tombstones
-from recsys.publish import live_version
+from recsys.publish import Role, TrafficShare, live_version, may_answer, rollback_target, traffic_share
 from recsys.ranking import Query
 from service.catalogue import LiveCatalogue
 from service.catalogue_log import CatalogueLog
 from service.veil import veiled
+from service.watched import Stamp, stamp_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,31 +51,61 @@ class LiveBundle:
         return [self.catalogue.item_id(int(row)) for row in items]
 
 
+Trial = Callable[[LiveBundle, LiveBundle], Awaitable[None]]
+"""Tries a loaded bundle, the first, that would take the place of another; raises a `BundleError` where it should not."""
+
+
+async def no_trial(_candidate: LiveBundle, _live: LiveBundle) -> None:
+    """Everything may go live."""
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryBundle:
+    """What a share of the shoppers gets."""
+
+    pointer: TrafficShare
+    live: LiveBundle
+
+
 class BundleHolder:
-    """The live bundle of this process. It watches the pointer; a bundle that fails keeps the old one live."""
+    """The bundles that answer in this process. It watches the pointers; a bundle that fails keeps the one before it live.
+
+    What a rollback would bring back, and what the last swap took away, stay loaded: going back is one assignment.
+    """
 
     def __init__(
         self,
         bundles: Path,
         log: CatalogueLog,
-        on_refused: Callable[[], None] = lambda: None,
+        on_refused: Callable[[Flaw], None] = lambda _: None,
+        trial: Trial = no_trial,
         tombstones: Tombstones | None = None,
     ) -> None:
-        """Load what the pointer names; nobody in the `tombstones` is known to it.
+        """Load what the pointer names; where it cannot be used, the last bundle that was live before it. Nobody in the `tombstones` is known to it.
 
         Raises:
-            BundleError: nothing is published, or it is damaged.
+            BundleError: nothing is published, or nothing that was can be used.
         """
-        version = live_version(bundles)
-        if version is None:
-            raise BundleError(f"no bundle is live in {bundles}: run `recsys train --phase 1 --publish` first")
         self.folder = bundles
         self._log = log
         self._tombstones = tombstones
         self._on_refused = on_refused
-        self._refused: str | None = None
-        self._live = self._load(version)
+        self._trial = trial
+        self._refused: dict[str, tuple[Stamp, str]] = {}
+        """By version or pointer, as it was when it was refused, and why."""
+        self.trouble = ""
+        """Why something other than what the pointers name answers; empty where nothing is wrong."""
+        self.stale = False
+        """Whether the live bundle is older than it should be; whoever knows the time says so."""
         self._beside: dict[str, LiveBundle] = {}
+        self._live = self._first()
+        self._kept: dict[str, LiveBundle] = {}
+        self._left: str | None = None
+        """What was live before the last swap."""
+        self._prepared: Stamp = None
+        """The ledger for which `_kept` is right."""
+        self.canary: CanaryBundle | None = None
+        self.shadow: TrafficShare | None = None
 
     @property
     def live(self) -> LiveBundle:
@@ -90,32 +121,117 @@ class BundleHolder:
             logger.exception("the catalogue log cannot be read: answers go on without what is new in it")
         return live
 
+    @property
+    def loaded(self) -> dict[str, LiveBundle]:
+        """All that is in memory, by version."""
+        canary = () if self.canary is None else (self.canary.live,)
+        return self._beside | self._kept | {one.bundle.version: one for one in (*canary, self._live)}
+
     def beside(self, versions: Iterable[str]) -> dict[str, LiveBundle]:
         """These bundles by version, the live one among them or not; others that were loaded for an earlier call are let go.
 
         Raises:
             BundleError: one of them is missing or damaged; what was loaded stays.
         """
-        known = {**self._beside, self._live.bundle.version: self._live}
+        known = self.loaded
         found = {version: known.get(version) or self._load(version) for version in versions}
         self._beside = found
         return found
 
     async def reload(self) -> bool:
-        """Swap to the bundle that the pointer names, if it is another one; whether it was."""
-        version = live_version(self.folder)
-        if version is None or version in (self._live.bundle.version, self._refused):
-            return False
+        """Follow the pointers; whether another bundle is live."""
+        self.trouble = ""
+        before = self._live
+        await self._follow_live()
+        await self._follow_canary()
+        self.shadow = self._pointer("shadow")
+        await self._prepare()
+        return self._live is not before
+
+    async def _follow_live(self) -> None:
         try:
-            self._live = await asyncio.to_thread(self._load, version)
+            version = live_version(self.folder)
         except (BundleError, OSError) as error:
-            self._refused = version
-            self._on_refused()
-            logger.error("bundle %s is refused, %s stays live: %s", version, self._live.bundle.version, error)  # noqa: TRY400
-            return False
-        self._refused = None
-        logger.info("bundle %s is live", version)
-        return True
+            self._refuse("live", error, stamp_of(self.folder / "live"))
+            return
+        if version is None or version == self._live.bundle.version:
+            return
+        found = await self._tried(version)
+        if found is not None:
+            self._left = self._live.bundle.version
+            self._kept[self._left], self._live = self._live, found
+            logger.info("bundle %s is live", version)
+
+    async def _follow_canary(self) -> None:
+        pointer = self._pointer("canary")
+        if pointer is None or pointer.version == self._live.bundle.version:
+            self.canary = None
+        elif self.canary is None or self.canary.pointer != pointer:
+            found = await self._tried(pointer.version)
+            self.canary = None if found is None else CanaryBundle(pointer, found)
+
+    def _pointer(self, role: Role) -> TrafficShare | None:
+        try:
+            return traffic_share(self.folder, role)
+        except (BundleError, OSError) as error:
+            self._refuse(role, error, stamp_of(self.folder / role))
+            return None
+
+    async def _prepare(self) -> None:
+        """Load what a rollback would bring back, and let go of what nothing would. That was live before: it is not tried again."""
+        ledger = stamp_of(self.folder / "ledger.jsonl")
+        if ledger == self._prepared:
+            return
+        try:
+            wanted = await asyncio.to_thread(rollback_target, self.folder)
+        except (BundleError, OSError):
+            return  # the live pointer is in trouble, and that was said
+        kept = {version: live for version, live in self._kept.items() if version in (wanted, self._left)}
+        if wanted is not None and wanted not in kept:
+            try:
+                found = self.loaded.get(wanted)
+                kept[wanted] = found if found is not None else await asyncio.to_thread(self._load, wanted)
+            except (BundleError, OSError) as error:
+                self._refuse(wanted, error, stamp_of(self.folder / wanted / "manifest.json"))
+        self._kept, self._prepared = kept, ledger
+
+    def _first(self) -> LiveBundle:
+        first: BundleError | OSError | None = None
+        for version in may_answer(self.folder):
+            try:
+                return self._load(version)
+            except (BundleError, OSError) as error:
+                first = first or error
+                self._refuse(version, error, stamp_of(self.folder / version / "manifest.json"))
+        assert first is not None
+        raise first
+
+    async def _tried(self, version: str) -> LiveBundle | None:
+        """A bundle that may answer; None where it is refused, or was so before and has not changed since."""
+        stamp = stamp_of(self.folder / version / "manifest.json")
+        known, refused = self.loaded.get(version), self._refused.get(version)
+        if known is not None:
+            return known
+        if refused is not None and refused[0] == stamp:
+            self.trouble = refused[1]
+            return None
+        try:
+            found = await asyncio.to_thread(self._load, version)
+            await self._trial(found, self.live)
+        except (BundleError, OSError) as error:
+            self._refuse(version, error, stamp)
+            return None
+        self._refused.pop(version, None)
+        return found
+
+    def _refuse(self, what: str, error: BundleError | OSError, stamp: Stamp) -> None:
+        """Count and log it, once for each state of what is refused."""
+        self.trouble = f"{what} is refused: {error}"
+        if self._refused.get(what) == (stamp, self.trouble):
+            return
+        self._refused[what] = (stamp, self.trouble)
+        self._on_refused(error.flaw if isinstance(error, BundleError) else Flaw.UNREADABLE)
+        logger.error("%s", self.trouble)
 
     def _load(self, version: str) -> LiveBundle:
         """Load, verify and try a bundle.
@@ -123,7 +239,7 @@ class BundleHolder:
         Raises:
             BundleError: it is damaged or answers wrongly.
         """
-        bundle = load_bundle(self.folder / version)
+        bundle = load_bundle(self.folder / require_name(version))
         smoke_test(bundle)
         if self._tombstones is not None:
             bundle = veiled(bundle, self._tombstones)

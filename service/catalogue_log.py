@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -85,6 +86,20 @@ class CatalogueLog:
         file = self._path.open("ab+", buffering=0)
         fcntl.flock(file, fcntl.LOCK_EX)
         return file
+
+
+class PastCatalogueLog(CatalogueLog):
+    """The log as it was at a moment; only to be read."""
+
+    def __init__(self, path: Path, moment: datetime) -> None:
+        """`moment` is in UTC, with or without saying so."""
+        super().__init__(path)
+        self._moment = moment.replace(tzinfo=UTC)
+
+    def read(self, start: int, stop: int | None = None) -> tuple[list[dict[str, Any]], int]:
+        """See `CatalogueLog`; without what was told later."""
+        changes, end = super().read(start, stop)
+        return [one for one in changes if datetime.fromisoformat(one["changed_at"]) <= self._moment], end
 
 
 class CatalogueWriter:

@@ -37,7 +37,7 @@ _OF_NO_MODEL: Final = {
 
 
 @dataclass(frozen=True)
-class _Witness:
+class Witness:
     """A model that remembers what it was asked and what it said."""
 
     model: Model
@@ -74,14 +74,14 @@ async def explained(answering: Answering, request: RecommendRequest) -> bytes:
 def _heard(answering: Answering, request: RecommendRequest, answered: Answered) -> list[tuple[Model, Asked, Ranking]]:
     """What the models of an answer were asked when it was made, and what they said."""
     live, surface = answered.line.live, request.where
-    witness = _Witness(live.bundle.surfaces[surface])
-    popularity = _Witness(live.bundle.popularity, witness.heard)
+    witness = Witness(live.bundle.surfaces[surface])
+    popularity = Witness(live.bundle.popularity, witness.heard)
     # A witness is never stored, so it lacks what a model needs for that.
     surfaces = {**live.bundle.surfaces, surface: cast("Model", witness)}
     bundle = replace(live.bundle, surfaces=surfaces, popularity=cast("Model", popularity))
     against = live.against
     if against is not None:
-        other = _Witness(against.surfaces[surface], witness.heard)
+        other = Witness(against.surfaces[surface], witness.heard)
         against = replace(against, surfaces={**against.surfaces, surface: cast("Model", other)})
     line = replace(answered.line, live=replace(live, bundle=bundle, against=against))
     answering.decide(line, request, answered.shopper, answered.at, seed=answered.answer.seed)

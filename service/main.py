@@ -26,6 +26,7 @@ from service.rate_limits import RateLimiter, RateLimits
 from service.rules import RulesHolder
 from service.session_store import SessionStore
 from service.settings import Settings
+from service.trial import trial_on_log
 
 
 def app_from_settings() -> FastAPI:
@@ -62,7 +63,8 @@ def wire(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> Fa
     pseudonyms = Pseudonyms(settings.data_dir, settings.privacy_key)
     tombstones = Tombstones(settings.data_dir, pseudonyms)
     tombstones.check()
-    holder = BundleHolder(settings.data_dir / "bundles", catalogue_log, metrics.refused, tombstones)
+    trial = trial_on_log(engine, settings.smoke_requests)
+    holder = BundleHolder(settings.data_dir / "bundles", catalogue_log, metrics.refused, trial, tombstones)
     rules = RulesHolder(settings.rules, metrics)
     arms = Arms(settings.experiments, holder, rules, metrics)
     require_keys(settings)

@@ -9,6 +9,8 @@ from typing import Final
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+SHARE_BUCKETS: Final = tuple(tenth / 10 for tenth in range(11))
+CORRELATION_BUCKETS: Final = tuple(fifth / 5 for fifth in range(-5, 6))
 LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
@@ -35,7 +37,50 @@ class Metrics:
         self._lost = Counter(
             "recsys_exposures_lost", "Exposures that could not be written", ["shop"], registry=registry
         )
-        self._refused = Counter("recsys_bundles_refused", "Published bundles not loaded", ["shop"], registry=registry)
+        self._refused = Counter(
+            "recsys_bundles_refused", "Published bundles not loaded, by reason", ["shop", "reason"], registry=registry
+        )
+        self._stale = Gauge(
+            "recsys_bundle_stale",
+            "1 while the live bundle is older than it should be",
+            ["shop"],
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        self._canary_share = Gauge(
+            "recsys_canary_share",
+            "Share of the shoppers who get the canary; 0 where none is running",
+            ["shop"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._guardrails = Counter(
+            "recsys_guardrail_rollbacks", "Canaries that were withdrawn", ["shop", "guardrail"], registry=registry
+        )
+        self._shadowed = Counter(
+            "recsys_shadow_requests", "Requests that a shadow was to answer", ["shop", "outcome"], registry=registry
+        )
+        self._shadow_overlap = Histogram(
+            "recsys_shadow_overlap",
+            "Share of the items shown that the shadow answers too",
+            ["shop"],
+            buckets=SHARE_BUCKETS,
+            registry=registry,
+        )
+        self._shadow_correlation = Histogram(
+            "recsys_shadow_rank_correlation",
+            "Spearman's, of the items that both answer",
+            ["shop"],
+            buckets=CORRELATION_BUCKETS,
+            registry=registry,
+        )
+        self._shadow_seconds = Histogram(
+            "recsys_shadow_seconds",
+            "Time for the shadow's answer",
+            ["shop"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
         self._age = Gauge(
             "recsys_bundle_age_seconds",
             "Time since the live bundle was written",
@@ -139,9 +184,25 @@ class Metrics:
         """Count renders of which there is no exposure."""
         self._unmatched.labels(self._shop).inc(n)
 
-    def refused(self) -> None:
+    def refused(self, reason: str) -> None:
         """Count a bundle that was not loaded."""
-        self._refused.labels(self._shop).inc()
+        self._refused.labels(self._shop, reason).inc()
+
+    def withdrawn(self, guardrail: str) -> None:
+        """Count a canary that broke a guardrail."""
+        self._guardrails.labels(self._shop, guardrail).inc()
+
+    def shadowed(self, outcome: str) -> None:
+        """Count a request that a shadow was to answer."""
+        self._shadowed.labels(self._shop, outcome).inc()
+
+    def compared(self, *, overlap: float | None, correlation: float | None, seconds: float) -> None:
+        """What a shadow's answer was, beside the one that was shown."""
+        self._shadow_seconds.labels(self._shop).observe(seconds)
+        if overlap is not None:
+            self._shadow_overlap.labels(self._shop).observe(overlap)
+        if correlation is not None:
+            self._shadow_correlation.labels(self._shop).observe(correlation)
 
     def ruled(self, rule: str, outcome: str) -> None:
         """Count what became of a rule in an answer."""
@@ -185,6 +246,11 @@ class Metrics:
         """Count items that the catalogue API was told of."""
         if n:
             self._changes.labels(self._shop, verdict).inc(n)
+
+    def lifecycle(self, *, stale: bool, canary_share: float) -> None:
+        """What is true now of the bundles."""
+        self._stale.labels(self._shop).set(stale)
+        self._canary_share.labels(self._shop).set(canary_share)
 
     def state(self, *, bundle_age_seconds: float, behind: bool, waiting: int) -> None:
         """What is true now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import ValidationError
 from sqlalchemy import URL, Engine
 
-from recsys.bundle import BundleError, load_bundle
+from recsys.bundle import BundleError, load_bundle, require_name
 from recsys.events import EVENT_CODE, Surface
 from recsys.privacy.pseudonyms import Pseudonyms
 from recsys.privacy.tombstones import Tombstones
@@ -22,7 +22,7 @@ from recsys.publish import live_version
 from recsys.ranking import EMPTY_HISTORY, NO_ITEM, History
 from recsys.store import migrate
 from recsys.store.database import exists, opened, reading
-from recsys.store.reading import latest_exposures, logins_of, owner_at, rows_between, watermark
+from recsys.store.reading import events_of, latest_exposures, logins_of, owner_at, rows_between, watermark
 from recsys.store.schema import EVENTS
 from recsys.store.writing import Row
 from recsys.tables import CATALOGUE_LOG
@@ -30,7 +30,7 @@ from service.answering import SESSION_SECONDS, join
 from service.answers import Shopper
 from service.bundles import LiveBundle
 from service.catalogue import LiveCatalogue
-from service.catalogue_log import CatalogueLog
+from service.catalogue_log import CatalogueLog, PastCatalogueLog
 from service.event_log import unix
 from service.schemas import RecommendRequest
 from service.settings import Settings
@@ -70,6 +70,16 @@ def open_live(data_dir: Path, version: str | None) -> LiveBundle:
     return LiveBundle(bundle, LiveCatalogue(bundle, CatalogueLog(data_dir / CATALOGUE_LOG)))
 
 
+def open_then(data_dir: Path, version: str, moment: datetime) -> LiveBundle:
+    """A bundle with the catalogue as it was at a moment (UTC).
+
+    Raises:
+        BundleError: there is no such bundle, or it is damaged.
+    """
+    bundle = load_bundle(data_dir / "bundles" / require_name(version))
+    return LiveBundle(bundle, LiveCatalogue(bundle, PastCatalogueLog(data_dir / CATALOGUE_LOG, moment)))
+
+
 def requests_for(url: URL, live: LiveBundle, limit: int) -> tuple[list[Replayed], str]:
     """At most `limit` requests to try rules on, and where they come from, in words.
 
@@ -94,12 +104,34 @@ def from_log(
     askable = (
         (unix(row["occurred_at"]), row["request_id"], asked)
         for row in latest_exposures(engine)
-        if wanted(row) and (asked := _request(row))
+        if wanted(row) and (asked := request_of(row))
     )
     shown = list(itertools.islice(askable, limit))[::-1]
     shown.sort(key=lambda one: one[0])
-    events: dict[str | None, list[Happened]] = {_shopper_of(asked): [] for _, _, asked in shown}
-    for rows in rows_between(engine, EVENTS, 0, watermark(engine, EVENTS)):
+    chunks = rows_between(engine, EVENTS, 0, watermark(engine, EVENTS))
+    events = _histories(engine, {_shopper_of(asked) for _, _, asked in shown}, chunks)
+    return [
+        Replayed(asked, _known(live, asked, events[_shopper_of(asked)], at), at, request_id)
+        for at, request_id, asked in shown
+    ]
+
+
+def replayed(engine: Engine, live: LiveBundle, row: Row) -> Replayed | None:
+    """One answer of the log, with the history of then; None where it cannot be asked again."""
+    asked = request_of(row)
+    if asked is None:
+        return None
+    at, who = unix(row["occurred_at"]), _shopper_of(asked)
+    events = _histories(engine, {who}, [events_of(engine, asked.user_id, asked.session_id)])
+    return Replayed(asked, _known(live, asked, events[who], at), at, row["request_id"])
+
+
+def _histories(
+    engine: Engine, shoppers: Collection[str | None], chunks: Iterable[Sequence[Row]]
+) -> dict[str | None, list[Happened]]:
+    """What happened to each of these shoppers, by time."""
+    events: dict[str | None, list[Happened]] = {who: [] for who in shoppers}
+    for rows in chunks:
         with reading(engine) as connection:
             logins = logins_of(connection, {row["session_id"] for row in rows} - {None})
         for row in rows:
@@ -108,10 +140,7 @@ def from_log(
                     events[who].append((known_at, unix(row["received_at"]), row["item_id"], row["type"]))
     for happened in events.values():
         happened.sort(key=lambda one: one[1])
-    return [
-        Replayed(asked, _known(live, asked, events[_shopper_of(asked)], at), at, request_id)
-        for at, request_id, asked in shown
-    ]
+    return events
 
 
 def _known_from(row: Row, logins: Mapping[str, Sequence[tuple[datetime, str]]]) -> dict[str, float]:
@@ -133,7 +162,7 @@ def _shopper_of(request: RecommendRequest) -> str | None:
     return None if request.session_id is None else f"s:{request.session_id}"
 
 
-def _request(line: Row) -> RecommendRequest | None:
+def request_of(line: Row) -> RecommendRequest | None:
     """The question of a logged answer; None where the log does not hold enough of it."""
     members = {name: line.get(name) for name in ("user_id", "session_id", "surface")}
     try:

@@ -267,8 +267,13 @@ class Routes:
         return Response(b'{"status":"live"}', media_type=JSON)
 
     async def is_ready(self) -> Response:
-        """A bundle is loaded, so every request can be answered, with or without Redis."""
-        ready = {"status": "ready", "model_version": self._holder.live.bundle.version}
+        """A bundle is loaded, so every request can be answered, with or without Redis; `bundle` says what is wrong with it."""
+        holder = self._holder
+        ready = {
+            "status": "ready",
+            "model_version": holder.live.bundle.version,
+            "bundle": holder.trouble or ("stale" if holder.stale else "ok"),
+        }
         return Response(orjson.dumps(ready), media_type=JSON)
 
     async def metrics(self) -> Response:

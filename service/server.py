@@ -7,7 +7,8 @@ import signal
 import socket
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -17,7 +18,7 @@ from recsys.errors import UserError
 from recsys.experiments.reading import read_plan
 from recsys.privacy.pseudonyms import Pseudonyms
 from recsys.privacy.tombstones import Tombstones
-from recsys.publish import live_version
+from recsys.publish import may_answer
 from recsys.rules.reading import read_rules
 from recsys.store.database import database_url, opened
 from recsys.store.migrate import upgrade
@@ -35,10 +36,7 @@ def serve(settings: Settings) -> None:
             could reach a service without keys, the port is taken, or Redis does not start.
     """
     bundles = settings.data_dir / "bundles"
-    version = live_version(bundles)
-    if version is None:
-        raise BundleError(f"no bundle is live in {bundles}: run `recsys train --phase 1 --publish` first")
-    read_manifest(bundles / version)
+    version = _readable(bundles)
     if settings.rules is not None:
         read_rules(settings.rules)
     if settings.experiments is not None:
@@ -73,6 +71,19 @@ def serve(settings: Settings) -> None:
             forwarded_allow_ips=settings.trusted_proxies,
             ws="none",
         )
+
+
+def _readable(bundles: Path) -> str:
+    """The live bundle, or the last one before it whose manifest can be read; each worker looks closer.
+
+    Raises:
+        BundleError: nothing was published, or none can be read.
+    """
+    versions = may_answer(bundles)
+    for version in versions:
+        with suppress(BundleError):
+            return str(read_manifest(bundles / version)["version"])
+    return str(read_manifest(bundles / versions[0])["version"])  # which says what is wrong with it
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

@@ -15,6 +15,7 @@ from service.answering import Answering
 from service.arms import Arms
 from service.bundles import BundleHolder
 from service.event_log import EventLog
+from service.guardrail import Guardrail
 from service.healing import HEAL_SECONDS, Healer
 from service.keys import KeysHolder
 from service.metrics import Metrics
@@ -23,8 +24,10 @@ from service.rate_limits import RateLimits
 from service.rules import RulesHolder
 from service.session_store import SessionStore, StoreUnavailableError
 from service.settings import Settings
+from service.shadow import Shadow
 
 TREND_ITEMS: Final = 100
+SECONDS_A_DAY: Final = 86_400
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,8 @@ class Upkeep:
     rates: RateLimits
     answering: Answering
     privacy: Privacy
+    guardrail: Guardrail
+    shadow: Shadow
     metrics: Metrics
     settings: Settings
     clock: Callable[[], float]
@@ -59,11 +64,17 @@ class Upkeep:
             asyncio.create_task(_every(1.0, self._gauges), name="metrics"),
             asyncio.create_task(_every(LOOK_SECONDS, self.privacy.follow), name="tombstones"),
             asyncio.create_task(_every(PRIVACY_SECONDS, self.privacy.look), name="privacy"),
+            asyncio.create_task(_every(1.0, self.guardrail.look), name="guardrails"),
+            asyncio.create_task(
+                _every(self.settings.guardrail_ctr_seconds, self.guardrail.look_at_clicks), name="clicks"
+            ),
+            asyncio.create_task(_every(self.settings.reload_seconds, self.shadow.run), name="shadow"),
         ]
         yield
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.guardrail.close()
         await self.log.stop()
         await self.store.close()
         await self.rates.close()
@@ -75,6 +86,7 @@ class Upkeep:
         if await self.holder.reload():
             await self._publish_popular()
         await self.rules.reload()
+        self.shadow.follow(self.holder.shadow)
         await self.arms.reload()
         await self.keys.reload()
         self.rules.forget([self.holder.live.catalogue, *self.arms.catalogues])
@@ -88,6 +100,9 @@ class Upkeep:
 
     async def _gauges(self) -> None:
         created = datetime.fromisoformat(self.holder.live.bundle.manifest["created_at"]).astimezone(UTC).timestamp()
+        stale = self.clock() - created > self.settings.bundle_stale_days * SECONDS_A_DAY
+        self.metrics.lifecycle(stale=stale, canary_share=self.arms.canary_share)
+        self.holder.stale = stale
         self.metrics.state(
             bundle_age_seconds=self.clock() - created,
             behind=self.store.behind_since is not None,

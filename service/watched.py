@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_Stamp = tuple[int, int] | None
+Stamp = tuple[int, int] | None
 
 
 class WatchedFile:
@@ -13,18 +13,18 @@ class WatchedFile:
     def __init__(self, path: Path | None) -> None:
         """It is as it should be now; without a path it never changes."""
         self.path = path
-        self._known = self._seen = _stamp(path)
+        self._known = self._seen = stamp_of(path)
 
     def changed(self) -> bool:
         """Whether it is another file than at the last time that this was true, or at the start."""
-        before, self._seen = self._seen, _stamp(self.path)
+        before, self._seen = self._seen, stamp_of(self.path)
         if self._seen == self._known or self._seen != before:
             return False
         self._known = self._seen
         return True
 
 
-def _stamp(path: Path | None) -> _Stamp:
+def stamp_of(path: Path | None) -> Stamp:
     """What changes with a file; None where there is none."""
     try:
         found = None if path is None else path.stat()

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from recsys.cli import chain, experiments, keys, log, privacy, rules
+from recsys.cli import chain, experiments, keys, lifecycle, log, privacy, rules
 from recsys.errors import UserError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
     "The steps, in order: ingest, tables, (doctor), train, evaluate, publish, serve; rollback undoes a publish.",
 )
 app.add_typer(chain.app)
+app.add_typer(lifecycle.app)
 app.add_typer(rules.rules_app, name="rules")
 app.add_typer(experiments.app)
 app.add_typer(experiments.experiments_app, name="experiments")

@@ -9,7 +9,8 @@ import typer
 from rich.text import Text
 
 from recsys.cli.files import the_files
-from recsys.cli.options import DEFAULT_DATA_DIR, Database, DataDir, Phase, console, settings
+from recsys.cli.lifecycle import follow_in_registry
+from recsys.cli.options import DEFAULT_DATA_DIR, Database, DataDir, Phase, console, parse_share, settings
 from recsys.errors import UserError
 
 app = typer.Typer()
@@ -120,6 +121,16 @@ def publish(
     beside: Annotated[
         bool, typer.Option("--beside", help="Only for arms of experiments; what is live stays live. Needs a version.")
     ] = False,
+    canary: Annotated[
+        str | None, typer.Option(help="Only for this share of the shoppers, as 5%; what is live stays live.")
+    ] = None,
+    shadow: Annotated[
+        str | None,
+        typer.Option(help="Only to answer this share of the requests unseen, as 10%. Needs a version."),
+    ] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="The bundle that this alias names in MLflow's registry, as candidate.")
+    ] = None,
     force: Annotated[
         str | None, typer.Option(help="Publish although the gate refuses; the reason is kept in the ledger.")
     ] = None,
@@ -127,51 +138,44 @@ def publish(
 ) -> None:
     """Verify and smoke-test a bundle, then make it the live one, unless it is worse than the one that is."""
     from recsys.experiments.gate import DEFAULT, Tolerances, read_evidence
+    from recsys.ledger import read_ledger
     from recsys.publish import publish as run
-    from recsys.publish import publish_beside, read_ledger
+    from recsys.publish import publish_beside, publish_shadow
 
     bundles = data_dir / "bundles"
-    if beside:
+    if sum((beside, canary is not None, shadow is not None)) > 1:
+        raise UserError("a bundle serves beside the live one, as a canary or as a shadow: give one of the three")
+    if alias is not None:
+        from recsys.tracking import bundle_of_alias
+
+        version = bundle_of_alias(data_dir, alias)
+    if beside or shadow is not None:
         if version is None:
             raise UserError("say which bundle is to serve beside the live one: recsys publish VERSION --beside")
-        console.print(f"beside the live bundle: [bold]{publish_beside(bundles, version, reason=reason)}[/bold]")
+        if shadow is None:
+            publish_beside(bundles, version, reason=reason)
+        else:
+            publish_shadow(bundles, version, parse_share(shadow), reason=reason)
+        console.print(f"beside the live bundle: [bold]{version}[/bold]")
         return
-    live = run(
+    published = run(
         bundles,
         version,
         reason=reason,
         force=force,
         evidence=None if evidence is None else read_evidence(evidence),
         tolerances=DEFAULT if tolerance is None else Tolerances(tolerance, tolerance),
+        canary=None if canary is None else parse_share(canary),
     )
     entry = read_ledger(bundles)[-1]
     for line in entry.gate:
         console.print(Text(f"gate: {line}"), soft_wrap=True)
-    console.print(f"live: [bold]{live}[/bold]" + (" (forced)" if entry.forced else ""))
-    _follow_in_registry(data_dir, live)
-
-
-@app.command()
-def rollback(
-    reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
-    """Make the bundle live again that was so before."""
-    from recsys.publish import rollback as run
-
-    live = run(data_dir / "bundles", reason=reason)
-    console.print(f"live: [bold]{live}[/bold]")
-    _follow_in_registry(data_dir, live)
-
-
-def _follow_in_registry(data_dir: Path, version: str) -> None:
-    """Point MLflow's alias `champion` at the live version, where MLflow is installed."""
-    try:
-        from recsys.tracking import set_champion
-    except ModuleNotFoundError as error:
-        console.print(f"MLflow's alias 'champion' not moved: {error.name} is not installed here")
+    forced = " (forced)" if entry.forced else ""
+    if entry.share is not None:
+        console.print(f"canary, {entry.share:.4g} of the shoppers: [bold]{published}[/bold]{forced}")
         return
-    set_champion(data_dir, version)
+    console.print(f"live: [bold]{published}[/bold]{forced}")
+    follow_in_registry(data_dir, published)
 
 
 @app.command()

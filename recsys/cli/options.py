@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console
 
+from recsys.errors import UserError
+
 if TYPE_CHECKING:
     from service.settings import Settings
 
@@ -40,3 +42,15 @@ def settings(**given: Any) -> Settings:
     from service.settings import Settings
 
     return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def parse_share(text: str) -> float:
+    """A share, written as `5%` or `0.05`.
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError as error:
+        raise UserError(f"{text!r} is no share: write it as 5% or 0.05") from error

@@ -12,7 +12,7 @@ from recsys.decision.evidence import INCREMENTAL, Evidence, Trial
 from recsys.experiments.analysis import ALPHA
 from recsys.experiments.metrics import METRICS
 from recsys.experiments.offpolicy import Trust
-from recsys.publish import phase_of
+from recsys.ledger import phase_of
 
 
 class Call(StrEnum):

@@ -17,12 +17,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import lambertw
 
 
 def tuned_rho(units: float, alpha: float) -> float:
-    """The rho whose intervals are narrowest when so many units have been seen: minus W(-alpha^2 / e) minus 1 is `units * rho^2`, with W the lower branch of Lambert's function (there, appendix B.2)."""
-    return math.sqrt((-lambertw(-(alpha**2) / math.e, -1).real - 1) / units)
+    """The rho whose intervals are narrowest when so many units have been seen: minus W(-alpha^2 / e) minus 1 is `units * rho^2`, with W the lower branch of Lambert's function (there, appendix B.2).
+
+    That x solves x = log(1 + x) - 2 log(alpha), which is iterated: each step brings it 1 + x times nearer. So the service, which has no
+    scipy, reckons with the same intervals.
+    """
+    x = -2.0 * math.log(alpha)
+    for _ in range(100):
+        x = math.log1p(x) - 2.0 * math.log(alpha)
+    return math.sqrt(x / units)
 
 
 def factor(units: ArrayLike, rho: float, alpha: float) -> NDArray[Any]:

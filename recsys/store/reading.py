@@ -99,10 +99,10 @@ def owner_at(logins: Sequence[tuple[datetime, str]], moment: datetime) -> str:
     return next((user for since, user in reversed(logins) if since <= moment), logins[0][1])
 
 
-def latest_exposures(engine: Engine) -> Iterator[Row]:
-    """All exposures, the latest first."""
+def latest_exposures(engine: Engine, chunk: int = CHUNK) -> Iterator[Row]:
+    """All exposures, the latest first, read `chunk` at a time."""
     key = tuple_(EXPOSURES.c.occurred_at, EXPOSURES.c.number)
-    statement = select(EXPOSURES).order_by(EXPOSURES.c.occurred_at.desc(), EXPOSURES.c.number.desc()).limit(CHUNK)
+    statement = select(EXPOSURES).order_by(EXPOSURES.c.occurred_at.desc(), EXPOSURES.c.number.desc()).limit(chunk)
     rows: list[Row] = []
     while True:
         further = statement.where(key < tuple_(rows[-1]["occurred_at"], rows[-1]["number"])) if rows else statement
@@ -111,6 +111,28 @@ def latest_exposures(engine: Engine) -> Iterator[Row]:
         if not rows:
             return
         yield from rows
+
+
+def exposure(engine: Engine, request_id: str) -> Row | None:
+    """One answer; None where there is none."""
+    with reading(engine) as connection:
+        return next(iter(_rows(connection, select(EXPOSURES).where(EXPOSURES.c.request_id == request_id))), None)
+
+
+def events_of(engine: Engine, user_id: str | None, session_id: str | None) -> list[Row]:
+    """All events of a user, also those of sessions that belong to them, and of a session, by number."""
+    sessions = set() if session_id is None else {session_id}
+    rows: dict[int, Row] = {}
+    with reading(engine) as connection:
+        if user_id is not None:
+            sessions |= set(
+                connection.execute(select(MERGES.c.session_id).where(MERGES.c.user_id == user_id)).scalars()
+            )
+            rows |= {row["number"]: row for row in _rows(connection, select(EVENTS).where(EVENTS.c.user_id == user_id))}
+        for some in in_parts(sorted(sessions)):
+            found = _rows(connection, select(EVENTS).where(EVENTS.c.session_id.in_(some)))
+            rows |= {row["number"]: row for row in found}
+    return [rows[number] for number in sorted(rows)]
 
 
 def known_requests(connection: Connection, request_ids: Collection[str]) -> set[str]:

@@ -13,7 +13,10 @@ import pytest
 from recsys.events import Surface
 from recsys.experiments.reading import read_plan
 from recsys.publish import publish
-from tests.integration.test_service import SURFACES, ask, ids
+from recsys.store.database import database_url, opened
+from recsys.store.reading import exposure
+from service.retrace import retrace
+from tests.integration.test_service import SURFACES, ask, eventually, ids
 from tests.shop import running_service, write_tiny_bundle
 
 PLAN = """
@@ -98,6 +101,18 @@ def test_a_page_is_composed_from_two_arms_without_repeats(client: httpx.Client) 
         shown = [item_id for answer in page.values() for item_id in ids(answer)]
         assert len(set(shown)) == len(shown)
         assert page["home"]["arms"] == page["similar"]["arms"] != page["trending"]["arms"] == {}
+
+
+def test_an_answer_of_every_arm_is_made_again(client: httpx.Client, data_dir: Path) -> None:
+    plan = data_dir / "experiments.toml"
+    answers = {arm: given[0] for arm, given in by_arm(client).items()}
+    with opened(database_url(data_dir)) as engine:
+        for answer in answers.values():
+            eventually(lambda answer=answer: exposure(engine, answer["request_id"]) is not None)
+            found = retrace(data_dir, engine, answer["request_id"], plan=plan)
+            assert found.is_equal and found.doubts == () and list(found.items) == ids(answer)
+        unknown = retrace(data_dir, engine, answers["random"]["request_id"])
+    assert not unknown.is_equal and "the arm's changes are not known" in unknown.doubts[0]
 
 
 def test_filters_hold_in_every_arm(client: httpx.Client) -> None:

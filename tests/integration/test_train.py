@@ -176,6 +176,12 @@ def test_the_command_line_publishes_rolls_back_and_moves_the_champion(shop: Path
     assert live_version(shop / "bundles") == version
     client = MlflowClient(f"sqlite:///{(shop / 'mlflow' / 'mlflow.db').resolve()}")
     assert client.get_model_version_by_alias(REGISTERED_MODEL, CHAMPION).tags["bundle"] == version
+    # What an alias names is published; this one was withdrawn just now.
+    assert run("publish", "--alias", CANDIDATE, "--data-dir", data) == 1
+    assert run("publish", "--alias", CANDIDATE, "--data-dir", data, "--force", "it was not at fault") == 0
+    assert live_version(shop / "bundles") == other
+    assert run("publish", "--alias", "nobody", "--data-dir", data) == 1
+    assert run("rollback", "--data-dir", data) == 0
 
 
 def test_a_mistake_prints_one_line_and_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import orjson
 import pytest
 
 from recsys import phase1
-from recsys.bundle import Bundle, BundleError, load_bundle, smoke_test
+from recsys.bundle import Bundle, BundleError, Flaw, load_bundle, smoke_test
 from recsys.dataset import Dataset, Histories
+from recsys.ledger import read_ledger
 from recsys.pack import write_bundle
-from recsys.publish import live_version, publish, read_ledger, rollback
+from recsys.publish import live_version, publish, rollback
 from recsys.ranking import NO_ITEM
 from tests.factories import checkerboard, query, without_availability
 
@@ -84,13 +87,72 @@ def test_no_file_is_a_pickle(written: Path) -> None:
         np.load(path, allow_pickle=False)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "format", "escape", "json", "kind"])
-def test_a_damaged_bundle_is_refused(tmp_path: Path, damage: str) -> None:
-    directory = write(tmp_path)
+@pytest.mark.parametrize(
+    ("damage", "flaw"),
+    [
+        ("flip", Flaw.CORRUPT),
+        ("truncate", Flaw.TRUNCATED),
+        ("blank", Flaw.TRUNCATED),
+        ("remove", Flaw.MISSING),
+        ("nothing", Flaw.MISSING),
+        ("format", Flaw.INCOMPATIBLE),
+        ("no files", Flaw.INCOMPATIBLE),
+        ("no checksum", Flaw.INCOMPATIBLE),
+        ("renamed", Flaw.INCOMPATIBLE),
+        ("kind", Flaw.INCOMPATIBLE),
+        ("shape", Flaw.INCOMPATIBLE),
+        ("json", Flaw.UNREADABLE),
+        ("blank manifest", Flaw.UNREADABLE),
+        ("upwards", Flaw.PATH),
+        ("roundabout", Flaw.PATH),
+        ("absolute", Flaw.PATH),
+        ("link", Flaw.PATH),
+        ("link of the manifest", Flaw.PATH),
+    ],
+)
+def test_a_damaged_bundle_is_refused(tmp_path: Path, written: Path, damage: str, flaw: Flaw) -> None:
+    directory = Path(shutil.copytree(written, tmp_path / "bundles" / written.name))
     manifest_path = directory / "manifest.json"
     manifest = orjson.loads(manifest_path.read_bytes())
     victim = directory / "arrays" / "history-items.npy"
-    if damage == "flip":
+    outside = tmp_path / "outside.npy"
+    shutil.copy(victim, outside)
+    the_same = manifest["files"]["arrays/history-items.npy"]
+    elsewhere = {
+        "upwards": "../../outside.npy",
+        "roundabout": "arrays/../arrays/history-items.npy",
+        "absolute": str(outside),
+    }
+    if damage in elsewhere:
+        manifest_path.write_bytes(
+            orjson.dumps({**manifest, "files": manifest["files"] | {elsewhere[damage]: the_same}})
+        )
+    elif damage == "link":
+        victim.unlink()
+        victim.symlink_to(outside)
+    elif damage == "link of the manifest":
+        manifest_path.rename(tmp_path / "manifest.json")
+        manifest_path.symlink_to(tmp_path / "manifest.json")
+    elif damage == "blank":
+        victim.write_bytes(b"")
+    elif damage == "blank manifest":
+        manifest_path.write_bytes(b"")
+    elif damage == "nothing":
+        shutil.rmtree(directory)
+        directory.mkdir()
+    elif damage == "no files":
+        manifest_path.write_bytes(orjson.dumps({**manifest, "files": {}}))
+    elif damage == "no checksum":
+        bare = {name: {"bytes": 1} for name in manifest["files"]}
+        manifest_path.write_bytes(orjson.dumps({**manifest, "files": bare}))
+    elif damage == "renamed":
+        directory = directory.rename(directory.parent / "another")
+    elif damage == "shape":
+        victim.write_bytes(b"text, not numbers")
+        claimed = {"bytes": 17, "sha256": hashlib.sha256(b"text, not numbers").hexdigest()}
+        files = manifest["files"] | {"arrays/history-items.npy": claimed}
+        manifest_path.write_bytes(orjson.dumps({**manifest, "files": files}))
+    elif damage == "flip":
         content = bytearray(victim.read_bytes())
         content[-1] ^= 1
         victim.write_bytes(content)
@@ -100,16 +162,22 @@ def test_a_damaged_bundle_is_refused(tmp_path: Path, damage: str) -> None:
         victim.unlink()
     elif damage == "format":
         manifest_path.write_bytes(orjson.dumps({**manifest, "format": 99}))
-    elif damage == "escape":
-        outside = {"../../../etc/hostname": {"sha256": "", "bytes": 0}}
-        manifest_path.write_bytes(orjson.dumps({**manifest, "files": manifest["files"] | outside}))
     elif damage == "json":
         manifest_path.write_bytes(b'{"format": 1')
     else:
         manifest["models"][0]["kind"] = "oracle"
         manifest_path.write_bytes(orjson.dumps(manifest))
-    with pytest.raises(BundleError):
+    with pytest.raises(BundleError) as refused:
         load_bundle(directory)
+    assert refused.value.flaw is flaw
+
+
+@pytest.mark.parametrize("pointer", ["../elsewhere", "/etc", ".", "..", "", "a b", "a/b", "a\0b"])
+def test_a_pointer_that_leads_elsewhere_is_refused(tmp_path: Path, pointer: str) -> None:
+    (tmp_path / "live").write_text(pointer)
+    with pytest.raises(BundleError) as refused:
+        live_version(tmp_path)
+    assert refused.value.flaw is Flaw.PATH
 
 
 def test_publish_and_rollback_move_one_pointer_and_say_so(tmp_path: Path) -> None:
@@ -123,9 +191,9 @@ def test_publish_and_rollback_move_one_pointer_and_say_so(tmp_path: Path) -> Non
     publish(tmp_path, second, reason="item 0 is gone")
     assert live_version(tmp_path) == second
     assert rollback(tmp_path) == first
-    assert rollback(tmp_path) == second  # a rollback of the rollback
+    assert rollback(tmp_path, undo=True) == second  # a rollback of the rollback
     ledger = read_ledger(tmp_path)
-    assert [entry.action for entry in ledger] == ["publish", "publish", "rollback", "rollback"]
+    assert [entry.action for entry in ledger] == ["publish", "publish", "rollback", "undo"]
     assert ledger[1].reason == "item 0 is gone" and ledger[1].previous == first
 
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import lambertw
 
 from recsys.experiments.sequential import factor, tuned_rho
 
@@ -21,6 +22,12 @@ def test_rho_is_the_best_for_its_number_of_units() -> None:
     others = factor(5_000, np.array([0.5, 0.9, 1.1, 2.0]) * best, 0.05)
     assert (others > here).all()
     assert here == pytest.approx(3.03, abs=0.01)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.05, 0.01, 1e-6])
+def test_rho_is_lamberts(alpha: float) -> None:
+    expected = math.sqrt((-lambertw(-(alpha**2) / math.e, -1).real - 1) / 700)
+    assert tuned_rho(700, alpha) == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_interval_shrinks_as_units_come() -> None:

@@ -22,8 +22,9 @@ from recsys.experiments.gate import (
     write_evidence,
 )
 from recsys.experiments.offpolicy import Log, Target, Trust, compare
+from recsys.ledger import read_ledger
 from recsys.pack import write_bundle
-from recsys.publish import live_version, publish, read_ledger, rollback
+from recsys.publish import live_version, publish, rollback
 from tests.factories import checkerboard, without_availability
 
 
@@ -193,7 +194,7 @@ def write(bundles: Path, figure: float, out: list[int], fingerprint: str = "f") 
 def test_a_worse_bundle_goes_live_only_by_force_and_the_ledger_says_why(tmp_path: Path) -> None:
     good, bad = write(tmp_path, 0.40, []), write(tmp_path, 0.30, [0])
     publish(tmp_path, good)
-    with pytest.raises(GateError, match=rf"(?s)worse than the live {good}.*-25.0%.*--force 'REASON'"):
+    with pytest.raises(GateError, match=rf"(?s)take the place of the live {good}.*-25.0%.*--force 'REASON'"):
         publish(tmp_path, bad)
     with pytest.raises(GateError, match="needs a reason"):
         publish(tmp_path, bad, force=" ")

@@ -1,15 +1,36 @@
-"""Which bundle serves each phase, by the ledger of publications."""
+"""Which bundle is live, and which serves beside it, by the pointers and the ledger."""
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 
 from recsys.bundle import BundleError
-from recsys.publish import live_version, publish, publish_beside, read_ledger, rollback, served_phases
-from tests.shop import write_tiny_bundle
+from recsys.dataset import Dataset
+from recsys.errors import UserError
+from recsys.experiments.gate import GateError
+from recsys.ledger import read_ledger, standing
+from recsys.publish import (
+    bundle_versions,
+    end,
+    live_version,
+    may_answer,
+    promote,
+    publish,
+    publish_beside,
+    publish_shadow,
+    rollback,
+    rollback_target,
+    served_phases,
+    traffic_share,
+)
+from tests.factories import make_catalogue
+from tests.shop import tiny_dataset, write_tiny_bundle
 
 ONE, TWO, OLD, NEW = "a-phase1-x", "b-phase2-x", "c-phase3-old", "d-phase3-new"
 
@@ -80,3 +101,153 @@ def test_a_live_bundle_whose_manifest_is_damaged_can_be_replaced(tmp_path: Path,
     other = publish(bundles, write_tiny_bundle(tmp_path, spare=3).name)
     assert live_version(bundles) == other
     assert any("the live bundle cannot be read" in note for note in read_ledger(bundles)[-1].gate)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Four bundles, oldest first."""
+    folder = tmp_path_factory.mktemp("written")
+    return sorted(write_tiny_bundle(folder, spare=n) for n in (1, 2, 3, 4))
+
+
+@pytest.fixture
+def bundles(tmp_path: Path, written: list[Path]) -> Path:
+    """A copy of them, none published."""
+    for bundle in written:
+        shutil.copytree(bundle, tmp_path / "bundles" / bundle.name)
+    return tmp_path / "bundles"
+
+
+@pytest.fixture
+def versions(bundles: Path) -> list[str]:
+    """Theirs; the first three are published, one after the other."""
+    found = bundle_versions(bundles)
+    for version in found[:3]:
+        publish(bundles, version)
+    return found
+
+
+def test_a_rollback_goes_further_back_and_never_to_what_was_withdrawn(bundles: Path, versions: list[str]) -> None:
+    first, second, third, _ = versions
+    assert rollback(bundles, reason="third is bad") == second
+    assert rollback(bundles) == first  # second was bad too: third must not come back
+    with pytest.raises(BundleError, match=f"nothing to roll back to; `recsys rollback --undo` brings {second} back"):
+        rollback(bundles)
+    assert live_version(bundles) == first
+    assert set(standing(read_ledger(bundles)).withdrawn) == {second, third}
+
+
+def test_a_rollback_is_undone_once(bundles: Path, versions: list[str]) -> None:
+    _, second, third, _ = versions
+    rollback(bundles)
+    assert rollback(bundles, undo=True) == third
+    assert [entry.action for entry in read_ledger(bundles)[-2:]] == ["rollback", "undo"]
+    with pytest.raises(BundleError, match="nothing to roll back to"):
+        rollback(bundles, undo=True)
+    assert rollback(bundles) == second
+
+
+def test_what_was_published_after_a_rollback_rolls_back_to_what_was_live_then(
+    bundles: Path, versions: list[str]
+) -> None:
+    _, second, third, fourth = versions
+    rollback(bundles)
+    publish(bundles, fourth)
+    assert standing(read_ledger(bundles)).stack[-2:] == (second, fourth)
+    with pytest.raises(BundleError, match="nothing to roll back to"):
+        rollback(bundles, undo=True)  # the rollback is not the last thing that was done
+    assert rollback(bundles) == second
+    assert third in standing(read_ledger(bundles)).withdrawn
+
+
+def test_what_was_withdrawn_is_published_again_only_with_a_reason(bundles: Path, versions: list[str]) -> None:
+    third, fourth = versions[2:]
+    shutil.rmtree(bundles / fourth)
+    rollback(bundles, reason="it recommends batteries only")
+    with pytest.raises(GateError, match=r"it was withdrawn .*: it recommends batteries only"):
+        publish(bundles)  # the newest, as a nightly job would
+    publish(bundles, force="the catalogue was wrong, not the model")
+    assert live_version(bundles) == third
+    assert third not in standing(read_ledger(bundles)).withdrawn
+
+
+def test_a_canary_runs_beside_and_is_promoted(bundles: Path) -> None:
+    live, new, other, _ = bundle_versions(bundles)
+    publish(bundles, live)
+    publish(bundles, new, canary=0.05, reason="to be seen")
+    assert (live_version(bundles), rollback_target(bundles)) == (live, None)
+    first = traffic_share(bundles, "canary")
+    assert first is not None and (first.version, first.share) == (new, 0.05)
+    with pytest.raises(UserError, match=f"{new} is running as a canary"):
+        publish(bundles, other)
+    publish(bundles, new, canary=0.5)  # more of it: the clock goes on
+    assert traffic_share(bundles, "canary") == replace(first, share=0.5)
+    assert promote(bundles, reason="good") == new
+    assert (live_version(bundles), traffic_share(bundles, "canary")) == (new, None)
+    said = [(entry.action, entry.version, entry.previous, entry.share) for entry in read_ledger(bundles)[1:]]
+    assert said == [("canary", new, live, 0.05), ("canary", new, live, 0.5), ("promote", new, live, None)]
+    assert rollback(bundles) == live
+
+
+def test_a_rollback_withdraws_the_canary_alone(bundles: Path, versions: list[str]) -> None:
+    _, second, third, new = versions
+    publish(bundles, new, canary=0.1)
+    assert rollback(bundles, reason="slow") == third
+    assert traffic_share(bundles, "canary") is None
+    last = read_ledger(bundles)[-1]
+    assert (last.action, last.version, last.reason) == ("canary ended", new, "slow")
+    with pytest.raises(GateError, match="it was withdrawn"):
+        publish(bundles, new)
+    assert rollback(bundles) == second
+
+
+def test_only_the_canary_that_is_meant_is_ended_and_only_once(bundles: Path, versions: list[str]) -> None:
+    new = publish(bundles, versions[3], canary=0.1)
+    assert end(bundles, "canary", version="another") is None
+    assert end(bundles, "canary", version=new, by="guardrail", reason="errors") == new
+    assert end(bundles, "canary", version=new, by="guardrail", reason="errors") is None
+    assert [entry.by for entry in read_ledger(bundles)].count("guardrail") == 1
+    with pytest.raises(UserError, match="no canary is running"):
+        promote(bundles)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.1])
+def test_a_share_that_is_none_is_refused(bundles: Path, versions: list[str], share: float) -> None:
+    live, new = versions[2:]
+    with pytest.raises(UserError, match="share above 0"):
+        publish(bundles, new, canary=share)
+    with pytest.raises(UserError, match="another bundle than the live one"):
+        publish_shadow(bundles, live, 0.1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b'{"version": "../x", "share": 0.1, "since": 0}', b'{"version": "x", "share": 2, "since": 0}'],
+)
+def test_a_pointer_of_a_canary_that_cannot_be_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "canary").write_bytes(content)
+    with pytest.raises(BundleError):
+        traffic_share(tmp_path, "canary")
+
+
+def test_a_bundle_that_lists_nothing_takes_no_place_by_itself(
+    tmp_path: Path, bundles: Path, versions: list[str]
+) -> None:
+    assert live_version(bundles) == versions[2]
+    full = tiny_dataset(np.random.default_rng(0))
+    empty = write_tiny_bundle(tmp_path, Dataset(full.events.take(slice(0, 0)), make_catalogue(0), (), 0, 0)).name
+    with pytest.raises(GateError, match="it lists no item"):
+        publish(bundles, empty)
+
+
+@pytest.mark.parametrize("pointer", ["", "../elsewhere", "never-there"])
+def test_a_pointer_that_leads_nowhere_is_mended_by_a_rollback_or_a_publication(
+    bundles: Path, versions: list[str], pointer: str
+) -> None:
+    (bundles / "live").write_text(pointer)
+    assert may_answer(bundles)[-3:] == versions[2::-1]
+    assert rollback(bundles) == versions[2]
+    assert live_version(bundles) == versions[2]
+    (bundles / "live").write_text(pointer)
+    assert publish(bundles, versions[3]) == versions[3]
+    assert live_version(bundles) == versions[3]
