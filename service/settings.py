@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         default=None, validation_alias=AliasChoices("RECSYS_DATABASE_URL", "DATABASE_URL"), repr=False
     )
-    redis_timeout_ms: int = Field(default=50, ge=1)
+    redis_timeout_ms: int = Field(default=20, ge=1)
     redis_retry_ms: int = Field(default=1_000, ge=1)
     max_k: int = Field(default=100, ge=1, le=1_000)
     max_body_bytes: int = Field(default=2 * 1024 * 1024, ge=1_024)

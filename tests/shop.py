@@ -212,7 +212,7 @@ def running_service(
         for name, value in os.environ.items()
         if name not in ("REDIS_URL", "DATABASE_URL") and not name.startswith("RECSYS_")
     }
-    # A busy machine may keep Redis waiting for longer than the 50 ms after which an answer does without it.
+    # A busy machine may keep Redis waiting for longer than the 20 ms after which an answer does without it.
     environment = {**inherited, "RECSYS_REDIS_TIMEOUT_MS": "1000", **environment}
     with log.open("wb") as output:
         process = subprocess.Popen(
