@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from zlib import crc32
@@ -12,14 +13,16 @@ from zlib import crc32
 import numpy as np
 import orjson
 
+from recsys.compose import Fallback
 from recsys.events import EVENT_TYPES, Surface
-from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Model, Query, Ranking
+from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Query, Ranking
 from recsys.rules.engine import Engine, Ruled
 from recsys.rules.situation import Situation
 from service.answers import NO_PAGE, NOT_READ, Answer, Answered, Recorded, Ruling, Shopper, Spot
 from service.arms import Arms, Line
 from service.bundles import LiveBundle
 from service.event_log import EventLog
+from service.ladder import Memory, Rung, Step
 from service.logins import Logins
 from service.metrics import Metrics
 from service.policy import Policy
@@ -30,8 +33,6 @@ from service.session_store import Records, SessionStore, StoreUnavailableError
 SESSION_SECONDS: Final = 30 * 60
 _PERSONAL: Final = frozenset({Surface.HOME, Surface.BUY_AGAIN, Surface.NEW_ARRIVALS})
 """Surfaces that answer from the shopper's history; the others need nothing from Redis."""
-_OWN_FALLBACK: Final = frozenset({Surface.NEW_ARRIVALS})
-"""Personal surfaces whose own model answers a stranger too; popularity answers the others when Redis is gone."""
 _OPTIONAL: Final = ("item_id", "cart", "region", "segments")
 """Members of a request that the log has where they are given."""
 _NOT_SAID: Final = (b"null", b"false")
@@ -52,6 +53,7 @@ class Answering:
         self._clock = clock
         self._prefix = secrets.token_hex(6)
         self._number = itertools.count(1)
+        self._memory = Memory()
         self.trend: tuple[str, ...] = ()
         """Item ids wanted most in the last 24 hours, refreshed in the background."""
 
@@ -116,11 +118,14 @@ class Answering:
         live, surface, request_id = line.live, request.where, self._id()
         seed = crc32(request_id.encode())
         answer = self.decide(line, request, shopper, now, shown=_rows(live, spot.shown), seed=seed)
+        if answer.rung is Rung.FULL and answer.said is not None and surface in _PERSONAL and shopper is not None:
+            self._remember(live, request, answer, shopper)
         line.rules.note(answer.outcomes)
         self._expose(line, request, request_id, answer, now, spot)
         shortfall = request.k - len(answer.ranking)
         body = _write(line, request_id, surface, answer, shortfall, (shopper or Shopper()).history)
         seconds, degraded = self._clock() - now, answer.degraded
+        self._metrics.stood_on(answer.rung.word)
         self._metrics.answered(surface, answer.served_by, degraded=degraded, seconds=seconds, shortfall=shortfall)
         for placement in line.placements:
             self._metrics.placed(placement.experiment, placement.arm, degraded=degraded)
@@ -139,10 +144,32 @@ class Answering:
         """The answer under the rules in force, not logged or counted; `shopper` is None where the history cannot be read."""
         engine = line.rules.on(line.live)
         reads = _reads_history(request, engine)
-        degraded = reads and shopper is None
+        unread = reads and shopper is None
         who = shopper if reads and shopper is not None else Shopper()
-        ruling = None if engine is None else Ruling(engine, now, who.history, history_read=not degraded)
-        return self.rank(line.live, request, who, self.trend, ruling, degraded=degraded, shown=shown, seed=seed)
+        ruling = None if engine is None else Ruling(engine, now, who.history, history_read=not unread)
+        step = self._step(line.live, request, None if unread else who.history)
+        return self.rank(
+            line.live, request, who, self.trend, ruling, step=step, degraded=unread, shown=shown, seed=seed
+        )
+
+    def _step(self, live: LiveBundle, request: RecommendRequest, history: History | None) -> Step:
+        """The best rung that can be stood on; `history` is None where it would have been needed and cannot be read."""
+        surface, popularity = request.where, live.bundle.popularity
+        if history is not None or not _is_personal(request):
+            return Step(Rung.FULL, live.bundle.surfaces[surface])
+        if request.explain:  # what is explained must have been said by a model, just now
+            return Step(Rung.POPULAR, popularity)
+        said = self._memory.of(request, live.bundle.version, None, time.monotonic())
+        if said is not None:
+            return Step(Rung.REMEMBERED, Fallback((said, live.simple[surface]), said.name))
+        simple = live.simple[surface]
+        return Step(Rung.SIMPLE, Fallback((simple, popularity), simple.name))
+
+    def _remember(self, live: LiveBundle, request: RecommendRequest, answer: Answer, shopper: Shopper) -> None:
+        """Keep what the surface's model said, unless a filter made it say so."""
+        if request.filters is NO_FILTERS and answer.said is not None:
+            name, version = live.bundle.surfaces[request.where].name, live.bundle.version
+            self._memory.keep(request, version, answer.said, name, len(shopper.history), time.monotonic())
 
     @staticmethod
     def _shopper(live: LiveBundle, request: RecommendRequest, recorded: Recorded | None, now: float) -> Shopper | None:
@@ -164,11 +191,14 @@ class Answering:
         trend: Sequence[str] = (),
         ruling: Ruling | None = None,
         *,
+        step: Step | None = None,
         degraded: bool = False,
         shown: ItemArray = _NO_ITEMS,
         seed: int = 0,
     ) -> Answer:
         """The answer, not logged or counted; `trend` is what is wanted most right now, as item ids.
+
+        `step` says which model answers, by default the surface's own; `degraded`, whether something was lacking all the same.
 
         `shown` are rows that the same page shows already; `seed` makes what is random in it repeatable.
         """
@@ -178,11 +208,10 @@ class Answering:
         query, warnings = _question(live, request, shopper, seed)
         mask = eligible(live, request.filters, query.context_item, query.cart_items, shopper.history)
         mask[shown] = False
-        model: Model = (
-            bundle.popularity if degraded and surface in _PERSONAL - _OWN_FALLBACK else bundle.surfaces[surface]
-        )
+        step = step or Step(Rung.FULL, bundle.surfaces[surface])
+        model, full = step.model, step.rung is Rung.FULL
 
-        ask = Policy(live, model, query, request.k, trend)
+        ask = Policy(live, model, query, request.k, trend, alone=not full)
         if ruling is None:
             ruled = Ruled(ask(request.k, mask), (), {})
         else:
@@ -198,14 +227,16 @@ class Answering:
         return Answer(
             ranking,
             served_by,
-            degraded,
+            degraded or not full,
             tuple(warnings),
+            step.rung,
             version,
             ruled.names,
             ruled.outcomes,
             propensity=None if unknown else ask.propensity,
             teams=tuple(ask.team_of.get(row, "") for row in ranking.items.tolist()) if ask.team_of else (),
             seed=seed,
+            said=ask.said,
         )
 
     def _expose(
@@ -407,13 +438,14 @@ def _write(line: Line, request_id: str, surface: Surface, answer: Answer, shortf
         )
     )
     return (
-        b'{"request_id":"%b",%b,"surface":"%b","served_by":"%b","degraded":%b,"shortfall":%d,"warnings":%b,"rules":%b,"arms":%b,"items":[%b]}'
+        b'{"request_id":"%b",%b,"surface":"%b","served_by":"%b","degraded":%b,"rung":"%b","shortfall":%d,"warnings":%b,"rules":%b,"arms":%b,"items":[%b]}'
         % (
             request_id.encode(),
             live.head,
             surface.encode(),
             answer.served_by.encode(),
             b"true" if answer.degraded else b"false",
+            answer.rung.word.encode(),
             shortfall,
             orjson.dumps(answer.warnings),
             orjson.dumps(answer.rules),

@@ -21,6 +21,9 @@ class Metrics:
         self._answers = Counter(
             "recsys_answers", "Answers of /recommend", ["shop", "surface", "served_by", "degraded"], registry=registry
         )
+        self._rungs = Counter(
+            "recsys_answers_by_rung", "Answers by rung of the ladder", ["shop", "rung"], registry=registry
+        )
         self._latency = Histogram(
             "recsys_answer_seconds",
             "Time to answer /recommend, without the network",
@@ -98,6 +101,7 @@ class Metrics:
         self._stale_rules: set[Path] = set()
         self._arm_children: dict[tuple[str, str, bool], Counter] = {}
         self._rule_children: dict[tuple[str, str], Counter] = {}
+        self._rung_children: dict[str, Counter] = {}
         self._answer_children: dict[tuple[str, str, bool], Counter] = {}
         self._latency_children: dict[str, Histogram] = {}
 
@@ -115,6 +119,13 @@ class Metrics:
         timer.observe(seconds)
         if shortfall:
             self._shortfall.labels(self._shop, surface).inc(shortfall)
+
+    def stood_on(self, rung: str) -> None:
+        """Count an answer of a rung."""
+        child = self._rung_children.get(rung)
+        if child is None:
+            child = self._rung_children[rung] = self._rungs.labels(self._shop, rung)
+        child.inc()
 
     def judged(self, verdict: str, n: int) -> None:
         """Count events."""

@@ -222,13 +222,26 @@ def redis_pid(data_dir: Path) -> int:
     return pid_of(f"unixsocket:{(data_dir / 'redis' / 'redis.sock').resolve()}")
 
 
-def test_without_redis_popularity_answers_and_events_wait_for_it(tmp_path: Path) -> None:
+def test_without_redis_a_cheaper_rung_answers_and_events_wait_for_it(tmp_path: Path) -> None:
     publish_tiny_shop(tmp_path)
     with running_service(tmp_path) as url, httpx.Client(base_url=url, timeout=10) as client:
+        before = ask(client, user_id="household-02", k=5)
+        assert before["rung"] == "full"
         os.kill(redis_pid(tmp_path), signal.SIGKILL)
         eventually(lambda: ask(client, user_id="household-01")["degraded"])
-        answer = ask(client, user_id="household-01", k=5)
-        assert (answer["served_by"], answer["degraded"], len(answer["items"])) == ("popularity", True, 5)
+        answer = ask(client, user_id="household-03", k=5)
+        assert (answer["served_by"], answer["degraded"], answer["rung"]) == ("popularity", True, "simple")
+        assert len(answer["items"]) == 5
+        again = ask(client, user_id="household-02", k=5)
+        assert (again["served_by"], again["degraded"], again["rung"]) == ("phase1", True, "remembered")
+        assert ids(again) == ids(before)
+        assert client.patch("/items", json={"filter": {"item_ids": ids(before)[:1]}, "set": {"available": False}})
+        assert ids(ask(client, user_id="household-02", k=5))[:4] == ids(before)[1:]
+        explained = ask(client, user_id="household-02", k=2, explain=True)
+        assert (explained["rung"], [bool(item["explanation"]) for item in explained["items"]]) == (
+            "popular",
+            [True, True],
+        )
         similar = ask(client, surface="similar", item_id="item-03")
         assert (similar["degraded"], similar["served_by"]) == (False, "similar")
         assert client.get("/health/ready").status_code == 200
