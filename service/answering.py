@@ -21,8 +21,10 @@ from recsys.rules.situation import Situation
 from service.answers import NO_PAGE, NOT_READ, Answer, Answered, Recorded, Ruling, Shopper, Spot
 from service.arms import Arms, Line
 from service.bundles import LiveBundle
+from service.costs import Costs
 from service.event_log import EventLog
 from service.ladder import Memory, Rung, Step
+from service.load import ALLOWANCE, AT_EASE, Allowance
 from service.logins import Logins
 from service.metrics import Metrics
 from service.policy import Policy
@@ -54,6 +56,7 @@ class Answering:
         self._prefix = secrets.token_hex(6)
         self._number = itertools.count(1)
         self._memory = Memory()
+        self._costs = Costs()
         self.trend: tuple[str, ...] = ()
         """Item ids wanted most in the last 24 hours, refreshed in the background."""
 
@@ -63,12 +66,12 @@ class Answering:
 
     async def answered(self, request: RecommendRequest) -> Answered:
         """The answer with what it was made from."""
-        started = self._clock()
-        await self._logins.note(request.user_id, request.session_id)
+        started, allowance = self._clock(), AT_EASE if request.explain else ALLOWANCE.get()
+        await self._note(request, allowance)
         line = self._arms.line(request, started)
-        recorded = await self._recorded([(line, request)])
+        recorded = await self._recorded([(line, request)], allowance)
         shopper = self._shopper(line.live, request, recorded, started)
-        answer, body = self._compose(line, request, shopper, started)
+        answer, body = self._compose(line, request, shopper, started, allowance)
         return Answered(line, shopper, started, answer, body)
 
     async def page(self, widgets: Mapping[str, RecommendRequest]) -> bytes:
@@ -76,11 +79,10 @@ class Answering:
 
         All are the questions of one shopper, of whom what Redis holds is read once.
         """
-        started = self._clock()
-        first = next(iter(widgets.values()))
-        await self._logins.note(first.user_id, first.session_id)
+        started, allowance = self._clock(), ALLOWANCE.get()
+        await self._note(next(iter(widgets.values())), allowance)
         lines = {name: self._arms.line(request, started) for name, request in widgets.items()}
-        recorded = await self._recorded([(lines[name], request) for name, request in widgets.items()])
+        recorded = await self._recorded([(lines[name], request) for name, request in widgets.items()], allowance)
         page_id, shown, parts = self._id(), tuple[str, ...](), list[bytes]()
         shoppers: dict[str, Shopper | None] = {}
         for name, request in widgets.items():
@@ -92,7 +94,7 @@ class Answering:
             if version not in shoppers:
                 shoppers[version] = self._shopper(live, request, recorded, started)
             spot = Spot(page_id, name, shown)
-            answer, body = self._compose(lines[name], request, shoppers[version], started, spot)
+            answer, body = self._compose(lines[name], request, shoppers[version], started, allowance, spot)
             shown += tuple(live.catalogue.item_id(row) for row in answer.ranking.items.tolist())
             parts.append(b"%b:%b" % (orjson.dumps(name), body))
         return b'{"page_id":"%b","widgets":{%b}}' % (page_id.encode(), b",".join(parts))
@@ -101,29 +103,47 @@ class Answering:
         """The next id of an answer or a page."""
         return f"{self._prefix}{next(self._number):x}"
 
-    async def _recorded(self, questions: Sequence[tuple[Line, RecommendRequest]]) -> Recorded | None:
-        """What Redis holds of the shopper who asks all of these, where one of them depends on it; None where it cannot be read."""
+    async def _note(self, request: RecommendRequest, allowance: Allowance) -> None:
+        """The login that a request shows; under heavy load the shopper's next request has to show it."""
+        if allowance.rung is not Rung.POPULAR:
+            await self._logins.note(request.user_id, request.session_id)
+
+    async def _recorded(
+        self, questions: Sequence[tuple[Line, RecommendRequest]], allowance: Allowance
+    ) -> Recorded | None:
+        """What Redis holds of the shopper who asks all of these, where one of them depends on it; None where it cannot be read, or
+        popularity is all that there is time for."""
         if not any(_reads_history(request, line.rules.on(line.live)) for line, request in questions):
             return NOT_READ
+        if allowance.rung is Rung.POPULAR:
+            return None
         request = questions[0][1]
         try:
-            return Recorded(*await self._store.histories(request.user_id, request.session_id))
+            return Recorded(*await self._store.histories(request.user_id, request.session_id, allowance.left))
         except StoreUnavailableError:
             return None
 
     def _compose(
-        self, line: Line, request: RecommendRequest, shopper: Shopper | None, now: float, spot: Spot = NO_PAGE
+        self,
+        line: Line,
+        request: RecommendRequest,
+        shopper: Shopper | None,
+        now: float,
+        allowance: Allowance,
+        spot: Spot = NO_PAGE,
     ) -> tuple[Answer, bytes]:
         """One answer, logged and counted, and the same as JSON. `shopper` is None where the history cannot be read."""
         live, surface, request_id = line.live, request.where, self._id()
-        seed = crc32(request_id.encode())
-        answer = self.decide(line, request, shopper, now, shown=_rows(live, spot.shown), seed=seed)
+        seed, began = crc32(request_id.encode()), time.perf_counter()
+        best = allowance.best(lambda rung: self._costs.of(surface, rung))
+        answer = self.decide(line, request, shopper, now, best, shown=_rows(live, spot.shown), seed=seed)
         if answer.rung is Rung.FULL and answer.said is not None and surface in _PERSONAL and shopper is not None:
             self._remember(live, request, answer, shopper)
         line.rules.note(answer.outcomes)
         self._expose(line, request, request_id, answer, now, spot)
         shortfall = request.k - len(answer.ranking)
         body = _write(line, request_id, surface, answer, shortfall, (shopper or Shopper()).history)
+        self._costs.note(surface, answer.rung, time.perf_counter() - began)
         seconds, degraded = self._clock() - now, answer.degraded
         self._metrics.stood_on(answer.rung.word)
         self._metrics.answered(surface, answer.served_by, degraded=degraded, seconds=seconds, shortfall=shortfall)
@@ -137,33 +157,36 @@ class Answering:
         request: RecommendRequest,
         shopper: Shopper | None,
         now: float,
+        best: Rung = Rung.FULL,
         *,
         shown: ItemArray = _NO_ITEMS,
         seed: int,
     ) -> Answer:
-        """The answer under the rules in force, not logged or counted; `shopper` is None where the history cannot be read."""
+        """The answer under the rules in force, from the rung `best` or one below, not logged or counted; `shopper` is None where the
+        history cannot be read."""
         engine = line.rules.on(line.live)
         reads = _reads_history(request, engine)
         unread = reads and shopper is None
         who = shopper if reads and shopper is not None else Shopper()
         ruling = None if engine is None else Ruling(engine, now, who.history, history_read=not unread)
-        step = self._step(line.live, request, None if unread else who.history)
+        step = self._step(line.live, request, None if unread else who.history, best)
         return self.rank(
             line.live, request, who, self.trend, ruling, step=step, degraded=unread, shown=shown, seed=seed
         )
 
-    def _step(self, live: LiveBundle, request: RecommendRequest, history: History | None) -> Step:
+    def _step(self, live: LiveBundle, request: RecommendRequest, history: History | None, best: Rung) -> Step:
         """The best rung that can be stood on; `history` is None where it would have been needed and cannot be read."""
         surface, popularity = request.where, live.bundle.popularity
-        if history is not None or not _is_personal(request):
-            return Step(Rung.FULL, live.bundle.surfaces[surface])
-        if request.explain:  # what is explained must have been said by a model, just now
+        own, simple = live.bundle.surfaces[surface], live.simple[surface]
+        unread = history is None and _is_personal(request)
+        if best is Rung.POPULAR or (unread and request.explain):  # what is explained must be said by a model, just now
             return Step(Rung.POPULAR, popularity)
-        said = self._memory.of(request, live.bundle.version, None, time.monotonic())
-        if said is not None:
-            return Step(Rung.REMEMBERED, Fallback((said, live.simple[surface]), said.name))
-        simple = live.simple[surface]
-        return Step(Rung.SIMPLE, Fallback((simple, popularity), simple.name))
+        if not unread and (best is Rung.FULL or simple is own):
+            return Step(Rung.FULL, own)
+        known = None if history is None else len(history)
+        if surface in _PERSONAL and (said := self._memory.of(request, live.bundle.version, known, time.monotonic())):
+            return Step(Rung.REMEMBERED, Fallback((said, simple), said.name))
+        return Step(Rung.SIMPLE, Fallback((simple, popularity), simple.name) if unread else simple)
 
     def _remember(self, live: LiveBundle, request: RecommendRequest, answer: Answer, shopper: Shopper) -> None:
         """Keep what the surface's model said, unless a filter made it say so."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
+from service.admission import Admission
 from service.answering import Answering
 from service.arms import Arms
 from service.bundles import BundleHolder
@@ -17,6 +19,7 @@ from service.catalogue_api import CatalogueEditor
 from service.catalogue_log import CatalogueLog
 from service.event_log import EventLog
 from service.events import Intake
+from service.load import Load
 from service.metrics import Metrics
 from service.routes import Routes
 from service.rules import RulesHolder
@@ -42,7 +45,8 @@ def create_app(
     answering = Answering(store, log, arms, metrics, clock)
     intake = Intake(store, log, metrics, clock)
     editor = CatalogueEditor(holder, catalogue_log, metrics, clock)
-    upkeep = Upkeep(holder, store, log, rules, arms, answering, metrics, settings, clock)
+    load = Load(time.monotonic, queue_seconds=settings.queue_ms / 1_000, most_inside=settings.max_inside)
+    upkeep = Upkeep(holder, store, log, rules, arms, answering, load, metrics, settings, clock)
 
     # As FastAPI, with the assets of /docs served from here instead of from a CDN.
     app = FastAPIOffline(
@@ -54,5 +58,13 @@ def create_app(
         lifespan=lambda _: upkeep.running(),
     )
     app.include_router(Routes(holder, answering, intake, editor, log, metrics, settings).router)
+    app.add_middleware(
+        Admission,
+        load=load,
+        metrics=metrics,
+        clock=time.monotonic,
+        deadline_ms=settings.deadline_ms,
+        leaving=lambda: False,
+    )
     app.mount("/", StaticFiles(directory=WEB, html=True), name="storefront")
     return app

@@ -24,6 +24,16 @@ class Metrics:
         self._rungs = Counter(
             "recsys_answers_by_rung", "Answers by rung of the ladder", ["shop", "rung"], registry=registry
         )
+        self._turned_away = Counter(
+            "recsys_requests_refused", "Requests for answers refused for the load", ["shop"], registry=registry
+        )
+        self._level = Gauge(
+            "recsys_load_level",
+            "From 0: every answer as it should be, 1: without costly parts, 2: popularity, to 3: all refused",
+            ["shop"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._latency = Histogram(
             "recsys_answer_seconds",
             "Time to answer /recommend, without the network",
@@ -127,6 +137,10 @@ class Metrics:
             child = self._rung_children[rung] = self._rungs.labels(self._shop, rung)
         child.inc()
 
+    def turned_away(self) -> None:
+        """Count a request that was refused."""
+        self._turned_away.labels(self._shop).inc()
+
     def judged(self, verdict: str, n: int) -> None:
         """Count events."""
         if n:
@@ -179,8 +193,9 @@ class Metrics:
         if n:
             self._changes.labels(self._shop, verdict).inc(n)
 
-    def state(self, *, bundle_age_seconds: float, behind: bool, waiting: int) -> None:
+    def state(self, *, bundle_age_seconds: float, behind: bool, waiting: int, load_level: float) -> None:
         """What is true now."""
+        self._level.labels(self._shop).set(load_level)
         self._waiting.labels(self._shop).set(waiting)
         self._age.labels(self._shop).set(bundle_age_seconds)
         self._behind.labels(self._shop).set(behind)

@@ -15,6 +15,7 @@ from service.arms import Arms
 from service.bundles import BundleHolder
 from service.event_log import EventLog
 from service.healing import HEAL_SECONDS, Healer
+from service.load import Load
 from service.metrics import Metrics
 from service.rules import RulesHolder
 from service.session_store import SessionStore, StoreUnavailableError
@@ -35,6 +36,7 @@ class Upkeep:
     rules: RulesHolder
     arms: Arms
     answering: Answering
+    load: Load
     metrics: Metrics
     settings: Settings
     clock: Callable[[], float]
@@ -50,6 +52,7 @@ class Upkeep:
             asyncio.create_task(_every(self.settings.trend_refresh_seconds, self._trend), name="trend"),
             asyncio.create_task(_every(HEAL_SECONDS, healer.look), name="healing"),
             asyncio.create_task(_every(1.0, self._gauges), name="metrics"),
+            asyncio.create_task(self.load.watch(), name="load"),
         ]
         yield
         for task in tasks:
@@ -81,6 +84,7 @@ class Upkeep:
             bundle_age_seconds=self.clock() - created,
             behind=self.store.behind_since is not None,
             waiting=self.holder.live.catalogue.n_waiting,
+            load_level=self.load.level,
         )
 
 

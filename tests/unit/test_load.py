@@ -1,0 +1,119 @@
+"""`service.load`: a controller over measured queueing delay, with a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from service.ladder import Rung
+from service.load import CHEAPER, INTERVAL_SECONDS, POPULAR, REFUSE, Allowance, Load
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def made(most_inside: int = 1_000) -> tuple[Load, Clock]:
+    clock = Clock()
+    return Load(clock, queue_seconds=0.02, most_inside=most_inside), clock
+
+
+def interval(load: Load, clock: Clock, *lags: float) -> None:
+    """One interval with these lags, evenly."""
+    for lag in lags:
+        clock.now += INTERVAL_SECONDS / len(lags) + 1e-9
+        load.note(lag)
+
+
+def entering(load: Load, n: int) -> Counter[Rung | None]:
+    """What so many requests may cost that come one after the other."""
+    found: Counter[Rung | None] = Counter()
+    for _ in range(n):
+        rung = load.enter()
+        found[rung] += 1
+        if rung is not None:
+            load.leave()
+    return found
+
+
+def test_a_burst_that_is_gone_within_the_interval_changes_nothing() -> None:
+    load, clock = made()
+    for _ in range(20):
+        interval(load, clock, 0.5, 0.3, 0.01, 0.4)
+    assert load.level == 0.0
+    assert entering(load, 50) == {Rung.FULL: 50}
+
+
+def test_a_standing_queue_makes_answers_cheaper_faster_and_faster_before_any_is_refused() -> None:
+    load, clock = made()
+    levels = []
+    for _ in range(5):
+        interval(load, clock, 0.021, 0.5)
+        levels.append(round(load.level, 6))
+    # Steps of 0.1, 0.2, 0.4, 0.8 and 1.6.
+    assert levels == [0.1, 0.3, 0.7, 1.5, 3.0]
+    load.level = 0.25
+    assert entering(load, 8) == {Rung.FULL: 6, Rung.REMEMBERED: 2}
+    load.level = CHEAPER
+    assert entering(load, 10) == {Rung.REMEMBERED: 10}
+    load.level = 1.5
+    assert entering(load, 10) == {Rung.REMEMBERED: 5, Rung.POPULAR: 5}
+    load.level = POPULAR
+    assert entering(load, 10) == {Rung.POPULAR: 10}
+    load.level = 2.25
+    assert entering(load, 8) == {Rung.POPULAR: 6, None: 2}
+    load.level = REFUSE
+    assert entering(load, 10) == {None: 10}
+
+
+def test_relief_comes_slowly_and_ends_at_ease() -> None:
+    load, clock = made()
+    load.level = 2.0
+    intervals = 0
+    while load.level > 0:
+        interval(load, clock, 0.001)
+        intervals += 1
+    assert intervals == 100  # 2 / 0.02, which is ten seconds
+    interval(load, clock, 0.03)
+    assert round(load.level, 6) == 0.1  # the step begins anew
+
+
+def test_only_so_many_are_inside() -> None:
+    load, _ = made(most_inside=2)
+    assert [load.enter() for _ in range(3)] == [Rung.FULL, Rung.FULL, None]
+    load.leave()
+    assert load.enter() is Rung.FULL
+
+
+def test_what_is_left_of_the_time_decides_what_a_request_gets() -> None:
+    clock = Clock()
+    costs = {Rung.FULL: 0.02, Rung.SIMPLE: 0.005}
+    allowance = Allowance(clock, Rung.FULL, clock.now, seconds=0.05, patience=0.045)
+    assert allowance.best(costs.__getitem__) is Rung.FULL
+    clock.now += 0.031  # 19 ms are left
+    assert allowance.best(costs.__getitem__) is Rung.REMEMBERED
+    assert round(allowance.left, 6) == 0.019
+    clock.now += 0.015  # 4 ms
+    assert allowance.best(costs.__getitem__) is Rung.POPULAR
+    impatient = Allowance(clock, Rung.FULL, clock.now - 0.05, seconds=1.0, patience=0.04)
+    assert impatient.best(costs.__getitem__) is Rung.POPULAR
+    cheap = Allowance(clock, Rung.REMEMBERED, clock.now, seconds=1.0, patience=0.04)
+    assert cheap.best(costs.__getitem__) is Rung.REMEMBERED
+    assert Allowance(clock, Rung.POPULAR, clock.now, 1.0, 0.04).best(costs.__getitem__) is Rung.POPULAR
+
+
+def test_the_loop_is_watched() -> None:
+    async def work() -> list[float]:
+        load = Load(asyncio.get_running_loop().time, queue_seconds=0.02, most_inside=1)
+        noted: list[float] = []
+        load.note = noted.append  # type: ignore[method-assign]
+        task = asyncio.create_task(load.watch())
+        while len(noted) < 3:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        return noted
+
+    assert all(lag >= 0 for lag in asyncio.run(work()))
