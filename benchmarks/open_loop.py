@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import orjson
 import uvloop
+from numpy.typing import NDArray
 
 TICK_SECONDS: Final = 0.002
 
@@ -27,8 +28,11 @@ TICK_SECONDS: Final = 0.002
 class Heard:
     """What came back."""
 
+    started: float = field(default_factory=time.perf_counter)
     seconds: list[float] = field(default_factory=list)
     """Of answers with status 200, from when each was due."""
+    moments: list[float] = field(default_factory=list)
+    """When each was due, after the start."""
     statuses: Counter[int] = field(default_factory=Counter)
     """0 where the connection broke."""
     rungs: Counter[str] = field(default_factory=Counter)
@@ -37,12 +41,13 @@ class Heard:
     unsent: int = 0
     """Requests for which no connection came free before the end."""
 
-    def hear(self, status: int, body: bytes, seconds: float) -> None:
-        """One answer."""
+    def hear(self, status: int, body: bytes, due: float) -> None:
+        """One answer to a request that was due then."""
         self.statuses[status] += 1
         if status != 200:
             return
-        self.seconds.append(seconds)
+        self.seconds.append(time.perf_counter() - due)
+        self.moments.append(due - self.started)
         try:
             answer = orjson.loads(body)
             ids = [item["item_id"] for item in answer["items"] if item["title"] and item["reason"]]
@@ -60,11 +65,18 @@ class Heard:
             "p50_ms": p50,
             "p99_ms": p99,
             "max_ms": round(float(taken.max()), 1),
-            "statuses": dict(self.statuses),
+            "by_second": self._by_second(taken),
+            "statuses": {str(status): n for status, n in self.statuses.items()},
             "rungs": dict(self.rungs),
             "invalid": self.invalid,
             "unsent": self.unsent,
         }
+
+    def _by_second(self, taken: NDArray[np.float64]) -> list[tuple[int, float]]:
+        """Answers to requests due in each second, and the 99th percentile of their milliseconds."""
+        second = np.floor(self.moments).astype(np.int64)
+        parts = [taken[: len(second)][second == n] for n in range(int(second.max(initial=-1)) + 1)]
+        return [(len(part), round(float(np.percentile(part, 99)), 1) if len(part) else 0.0) for part in parts]
 
 
 class Connection(asyncio.Protocol):
@@ -101,7 +113,7 @@ class Connection(asyncio.Protocol):
         body = bytes(self._buffer[head + 4 : head + 4 + length])
         self._buffer.clear()
         due, self._due = self._due, None
-        self._sender.heard.hear(int(headers[9:12]), body, time.perf_counter() - due)
+        self._sender.heard.hear(int(headers[9:12]), body, due)
         if b"connection: close" not in headers:
             self._sender.idle.append(self)
 

@@ -119,7 +119,7 @@ class Answering:
             return None
         request = questions[0][1]
         try:
-            return Recorded(*await self._store.histories(request.user_id, request.session_id, allowance.left))
+            return Recorded(*await self._store.histories(request.user_id, request.session_id, allowance.to_wait))
         except StoreUnavailableError:
             return None
 

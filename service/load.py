@@ -20,15 +20,18 @@ BEAT_SECONDS: Final = 0.01
 INTERVAL_SECONDS: Final = 0.1
 """A queue that stands for so long is not a burst."""
 FIRST_STEP: Final = 0.1
-"""Of the level, when a queue begins to stand; each further interval in which it does takes twice the step of the one before."""
+"""Of the level, when a queue begins to stand; each further interval in which it does takes twice the step of the one before, until all
+answers are as cheap as they can be, and this step again from there on: refusing many is only better than refusing few if it has to be."""
 RELIEF: Final = 0.02
-"""Of the level, for each interval without a standing queue."""
+"""Of the level, for each interval without a standing queue; `FIRST_STEP` while some are refused."""
 CHEAPER: Final = 1.0
 """From this level on nobody is answered by the costly parts of a model."""
 POPULAR: Final = 2.0
 """From here on everybody is answered from popularity, and some are refused."""
 REFUSE: Final = 3.0
 """Everybody is."""
+WAITING: Final = 0.8
+"""Of a request's time, at most, goes into waiting for others."""
 IMPATIENCE: Final = 2.0
 """A single request that has queued for so many times the target is answered from popularity, whatever the level."""
 
@@ -57,12 +60,22 @@ class Load:
         if now - self._since < INTERVAL_SECONDS:
             return
         if self._least > self.queue_seconds:
-            self.level = min(REFUSE, self.level + self._step)
+            self._harden()
+        else:
+            self._relax()
+        self._least, self._since = float("inf"), now
+
+    def _harden(self) -> None:
+        if self.level < POPULAR:
+            self.level = min(POPULAR, self.level + self._step)
             self._step *= 2
         else:
-            self.level = max(0.0, self.level - RELIEF)
-            self._step = FIRST_STEP
-        self._least, self._since = float("inf"), now
+            self.level = min(REFUSE, self.level + FIRST_STEP)
+
+    def _relax(self) -> None:
+        relief = FIRST_STEP if self.level > POPULAR else RELIEF
+        self.level = max(0.0, self.level - relief)
+        self._step = FIRST_STEP
 
     def enter(self) -> Rung | None:
         """The best rung for a request that comes in, to be followed by `leave`; None where it is refused."""
@@ -110,9 +123,9 @@ class Allowance:
     """Seconds after which it has queued too long for anything but the last rung."""
 
     @property
-    def left(self) -> float:
-        """Seconds that are left."""
-        return self.since + self.seconds - self.clock()
+    def to_wait(self) -> float:
+        """Seconds in which to hear from others: what is left of its patience, or of its time but for a bit to rank in."""
+        return self.since + min(self.patience, self.seconds * WAITING) - self.clock()
 
     def best(self, cost: Callable[[Rung], float]) -> Rung:
         """The best rung now; `cost` says how many seconds one has to be given."""

@@ -211,12 +211,13 @@ class SessionStore:
         if not self._wanted:
             loop.call_soon(self._ask)
         self._wanted.append((keys, result))
-        if seconds >= self._timeout:
+        if seconds == float("inf"):
             return await result
+        late = loop.call_later(max(0.0, seconds), _give_up, result)
         try:
-            return await asyncio.wait_for(result, max(0.0, seconds))
-        except TimeoutError as error:
-            raise StoreUnavailableError("the request has no time left to wait for Redis") from error
+            return await result
+        finally:
+            late.cancel()
 
     def _ask(self) -> None:
         wanted, self._wanted = self._wanted, []
@@ -392,6 +393,11 @@ class _Word(CoreEventListener):
             logger.warning("%s does not answer: it is asked again every %.1f s", name, self._retry)
         if new is State.CLOSED:
             logger.info("%s answers again", name)
+
+
+def _give_up(result: asyncio.Future[list[bytes | None]]) -> None:
+    if not result.done():
+        result.set_exception(StoreUnavailableError("the request has no time left to wait for Redis"))
 
 
 async def _within(seconds: float, ask: Callable[[], Awaitable[T]]) -> T:
