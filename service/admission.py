@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.load import ALLOWANCE, IMPATIENCE, Allowance, Load
 from service.metrics import Metrics
+from service.presence import Presence
 
 LIMITED: Final = frozenset({"/recommend", "/page"})
 HEADER: Final = b"x-deadline-ms"
@@ -29,21 +30,22 @@ class Admission:
         metrics: Metrics,
         clock: Callable[[], float],
         deadline_ms: int,
-        leaving: Callable[[], bool],
+        presence: Presence,
     ) -> None:
-        """`clock` is steady; `deadline_ms` holds for requests that name none; `leaving` says whether the service is about to stop."""
+        """`clock` is steady; `deadline_ms` holds for requests that name none."""
         self._app = app
         self._load = load
         self._metrics = metrics
         self._clock = clock
         self._seconds = deadline_ms / 1_000
-        self._leaving = leaving
+        self._presence = presence
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or refuse."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        if self._leaving():
+        self._presence.count()
+        if self._presence.leaving:
             send = _closing(send)
         if scope["path"] not in LIMITED:
             return await self._app(scope, receive, send)

@@ -21,6 +21,7 @@ from service.event_log import EventLog
 from service.events import Intake
 from service.load import Load
 from service.metrics import Metrics
+from service.presence import Presence, share_of
 from service.routes import Routes
 from service.rules import RulesHolder
 from service.session_store import SessionStore
@@ -46,7 +47,8 @@ def create_app(
     intake = Intake(store, log, metrics, clock)
     editor = CatalogueEditor(holder, catalogue_log, metrics, clock)
     load = Load(time.monotonic, queue_seconds=settings.queue_ms / 1_000, most_inside=settings.max_inside)
-    upkeep = Upkeep(holder, store, log, rules, arms, answering, load, metrics, settings, clock)
+    presence = Presence(drain_seconds=settings.drain_seconds, most_requests=share_of(settings.worker_requests))
+    upkeep = Upkeep(holder, store, log, rules, arms, answering, load, presence, metrics, settings, clock)
 
     # As FastAPI, with the assets of /docs served from here instead of from a CDN.
     app = FastAPIOffline(
@@ -57,14 +59,14 @@ def create_app(
         version=holder.live.bundle.version,
         lifespan=lambda _: upkeep.running(),
     )
-    app.include_router(Routes(holder, answering, intake, editor, log, metrics, settings).router)
+    app.include_router(Routes(holder, answering, intake, editor, log, presence, metrics, settings).router)
     app.add_middleware(
         Admission,
         load=load,
         metrics=metrics,
         clock=time.monotonic,
         deadline_ms=settings.deadline_ms,
-        leaving=lambda: False,
+        presence=presence,
     )
     app.mount("/", StaticFiles(directory=WEB, html=True), name="storefront")
     return app

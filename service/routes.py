@@ -20,6 +20,7 @@ from service.events import Intake
 from service.explaining import explained
 from service.judging import REJECTED, VERDICTS, EventsError, parse_body
 from service.metrics import Metrics
+from service.presence import Presence, State
 from service.schemas import (
     BulkUpdate,
     Filters,
@@ -55,6 +56,7 @@ class Routes:
         intake: Intake,
         editor: CatalogueEditor,
         log: EventLog,
+        presence: Presence,
         metrics: Metrics,
         settings: Settings,
     ) -> None:
@@ -63,6 +65,7 @@ class Routes:
         self._answering = answering
         self._intake = intake
         self._log = log
+        self._presence = presence
         self._metrics = metrics
         self._settings = settings
         router = self.router = APIRouter()
@@ -237,9 +240,10 @@ class Routes:
         return Response(b'{"status":"live"}', media_type=JSON)
 
     async def is_ready(self) -> Response:
-        """A bundle is loaded, so every request can be answered, with or without Redis."""
-        ready = {"status": "ready", "model_version": self._holder.live.bundle.version}
-        return Response(orjson.dumps(ready), media_type=JSON)
+        """Whether requests should be sent here: with or without Redis, but not before it is warm, nor when it is about to stop."""
+        state = self._presence.state
+        ready = {"status": state, "model_version": self._holder.live.bundle.version}
+        return Response(orjson.dumps(ready), 200 if state is State.READY else 503, media_type=JSON)
 
     async def metrics(self) -> Response:
         """Counters in Prometheus' text format."""

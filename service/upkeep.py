@@ -11,17 +11,22 @@ from datetime import UTC, datetime
 from typing import Final
 
 from service.answering import Answering
+from service.answers import Shopper
 from service.arms import Arms
 from service.bundles import BundleHolder
 from service.event_log import EventLog
 from service.healing import HEAL_SECONDS, Healer
 from service.load import Load
 from service.metrics import Metrics
+from service.presence import Presence
+from service.replay import sampled
 from service.rules import RulesHolder
 from service.session_store import SessionStore, StoreUnavailableError
 from service.settings import Settings
 
 TREND_ITEMS: Final = 100
+WARM_UP_ANSWERS: Final = 28
+"""Four for each surface."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +42,7 @@ class Upkeep:
     arms: Arms
     answering: Answering
     load: Load
+    presence: Presence
     metrics: Metrics
     settings: Settings
     clock: Callable[[], float]
@@ -46,6 +52,7 @@ class Upkeep:
         """Look after everything while the block runs; then write and close what is open."""
         await self.log.start()
         await self._publish_popular()
+        await self._warm_up()
         healer = Healer(self.log.engine, self.store, self.clock)
         tasks = [
             asyncio.create_task(_every(self.settings.reload_seconds, self._bundle), name="bundle"),
@@ -54,12 +61,24 @@ class Upkeep:
             asyncio.create_task(_every(1.0, self._gauges), name="metrics"),
             asyncio.create_task(self.load.watch(), name="load"),
         ]
-        yield
+        with self.presence.shown():
+            yield
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.log.stop()
         await self.store.close()
+
+    async def _warm_up(self) -> None:
+        """Answer some questions that nobody asked, so that the first shopper does not wait for pages of the bundle, and for Redis' door."""
+        live, clock = self.holder.live, self.clock
+        for replayed in sampled(live, WARM_UP_ANSWERS, clock()):
+            self.answering.rank(live, replayed.request, replayed.shopper)
+            self.answering.rank(live, replayed.request, Shopper())
+        try:
+            await self.store.histories("nobody", None)
+        except StoreUnavailableError:
+            logger.warning("Redis does not answer at the start: answers go on without it")
 
     async def _publish_popular(self) -> None:
         await self.store.publish_popular(self.holder.live.bundle.version, self.holder.live.popular_ids())
