@@ -16,7 +16,7 @@ from service.bundles import BundleHolder
 from service.catalogue_api import UPDATED, CatalogueEditor, ItemsError, parse_items
 from service.catalogue_log import CatalogueLogError
 from service.event_log import EventLog
-from service.events import Intake
+from service.events import AGAIN, Intake
 from service.explaining import explained
 from service.judging import REJECTED, VERDICTS, EventsError, parse_body
 from service.metrics import Metrics
@@ -36,6 +36,7 @@ from service.schemas import (
 from service.settings import Settings
 
 JSON: Final = "application/json"
+RETRY_LATER: Final = {"Retry-After": "1"}
 SEARCH_LIMIT: Final = 20
 MAX_VERDICTS: Final = 1_000
 LAST_NUMBER: Final = 2**63 - 1
@@ -139,8 +140,10 @@ class Routes:
             return _problem(400, str(error))
         verdicts = await self._intake.take(self._holder.live, contents)
         counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in VERDICTS}
-        status = 422 if counts[REJECTED] == len(verdicts) else 200
-        return Response(orjson.dumps({**counts, "verdicts": verdicts}), status, media_type=JSON)
+        status, headers = 422 if counts[REJECTED] == len(verdicts) else 200, None
+        if any(verdict.reason == AGAIN for verdict in verdicts):
+            status, headers = 503, RETRY_LATER
+        return Response(orjson.dumps({**counts, "verdicts": verdicts}), status, headers, JSON)
 
     async def verdicts(self, after: int = 0, limit: int = 100, rejected: bool = False) -> Response:
         """The latest verdicts and the events they are of, oldest first: those with a number above `after`."""

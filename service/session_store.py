@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 import redis.asyncio as redis
-from interlock import CircuitBreaker, CircuitOpenError, Config, CoreEventListener, State
+from interlock import CircuitOpenError
 from numpy.typing import NDArray
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -25,6 +25,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from recsys.events import EVENT_CODE, EVENT_WEIGHT, EventType
 from recsys.ids import hash_id
+from service.breakers import breaker
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -173,9 +174,7 @@ class SessionStore:
         self._token = secrets.token_hex(8)
         self._shop = shop
         self._timeout = timeout_ms / 1_000
-        self._breaker = CircuitBreaker(
-            name="redis", config=_config(retry_ms / 1_000), classifier=_Absence(), listener=_Word(retry_ms / 1_000)
-        )
+        self._breaker = breaker("Redis", least=5, retry_seconds=retry_ms / 1_000, is_away=_is_away)
         self._keep_bytes = history_events * RECORD.itemsize
         self.history_seconds = history_days * 86_400
         self.behind_since: float | None = None
@@ -368,31 +367,9 @@ class SessionStore:
         await self._client.aclose()
 
 
-def _config(retry_seconds: float) -> Config:
-    """Half of the last calls failed, at least five: Redis is left alone for a while, then one call tries it."""
-    return Config(
-        window_size=10, minimum_number_of_calls=5, permitted_calls_in_half_open=1, wait_duration_in_open=retry_seconds
-    )
-
-
-class _Absence:
-    """A failure is that Redis does not answer. That it refuses a write, since its memory or its disk is full, is an answer."""
-
-    def is_failure(self, *, result: object, exception: Exception | None) -> bool:  # noqa: ARG002
-        return exception is not None and not isinstance(exception, ResponseError)
-
-
-class _Word(CoreEventListener):
-    """Says in the log when Redis is left alone, and when it is back."""
-
-    def __init__(self, retry_seconds: float) -> None:
-        self._retry = retry_seconds
-
-    def on_state_change(self, *, name: str, old: State, new: State) -> None:
-        if new is State.OPEN and old is State.CLOSED:
-            logger.warning("%s does not answer: it is asked again every %.1f s", name, self._retry)
-        if new is State.CLOSED:
-            logger.info("%s answers again", name)
+def _is_away(error: Exception) -> bool:
+    """That it refuses a write, since its memory or its disk is full, is an answer."""
+    return not isinstance(error, ResponseError)
 
 
 def _give_up(result: asyncio.Future[list[bytes | None]]) -> None:
