@@ -87,10 +87,14 @@ def test_relief_comes_slowly_and_ends_at_ease() -> None:
 
 
 def test_only_so_many_are_inside() -> None:
-    load, _ = made(most_inside=2)
-    assert [load.enter() for _ in range(3)] == [Rung.FULL, Rung.FULL, None]
+    load, _ = made(most_inside=4)
+    assert [load.enter() for _ in range(5)] == [Rung.FULL, Rung.FULL, Rung.POPULAR, Rung.POPULAR, None]
     load.leave()
+    assert load.enter() is Rung.POPULAR
+    for _ in range(3):
+        load.leave()
     assert load.enter() is Rung.FULL
+    assert made(most_inside=1)[0].enter() is Rung.FULL
 
 
 def test_what_is_left_of_the_time_decides_what_a_request_gets() -> None:
