@@ -105,6 +105,8 @@ def running(core: int, port: int, ready_path: str, command: Sequence[str]) -> It
     environment = {k: v for k, v in environment.items() if k != "REDIS_URL" and not k.startswith("RECSYS_")}
     # Redis shares the saturated core: an answer that gave up on it would be a cheaper one, and pass for speed.
     environment["RECSYS_REDIS_TIMEOUT_MS"] = "2000"
+    # So would one that was made cheaper since others queued before it.
+    environment |= {"RECSYS_DEADLINE_MS": "60000", "RECSYS_QUEUE_MS": "60000"}
     process = subprocess.Popen(
         ["taskset", "-c", str(core), sys.executable, *command], env=environment, stdout=subprocess.DEVNULL
     )

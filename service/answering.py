@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from zlib import crc32
@@ -12,14 +14,18 @@ from zlib import crc32
 import numpy as np
 import orjson
 
+from recsys.compose import Fallback
 from recsys.events import EVENT_TYPES, Surface
-from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Model, Query, Ranking
+from recsys.ranking import EMPTY_HISTORY, NO_ITEM, PURCHASE, History, ItemArray, Mask, Query, Ranking
 from recsys.rules.engine import Engine, Ruled
 from recsys.rules.situation import Situation
 from service.answers import NO_PAGE, NOT_READ, Answer, Answered, Recorded, Ruling, Shopper, Spot
 from service.arms import Arms, Line
 from service.bundles import LiveBundle
+from service.costs import Costs
 from service.event_log import EventLog
+from service.ladder import Memory, Rung, Step
+from service.load import ALLOWANCE, AT_EASE, Allowance
 from service.logins import Logins
 from service.metrics import Metrics
 from service.policy import Policy
@@ -30,12 +36,12 @@ from service.session_store import Records, SessionStore, StoreUnavailableError
 SESSION_SECONDS: Final = 30 * 60
 _PERSONAL: Final = frozenset({Surface.HOME, Surface.BUY_AGAIN, Surface.NEW_ARRIVALS})
 """Surfaces that answer from the shopper's history; the others need nothing from Redis."""
-_OWN_FALLBACK: Final = frozenset({Surface.NEW_ARRIVALS})
-"""Personal surfaces whose own model answers a stranger too; popularity answers the others when Redis is gone."""
 _OPTIONAL: Final = ("item_id", "cart", "region", "segments")
 """Members of a request that the log has where they are given."""
 _NOT_SAID: Final = (b"null", b"false")
 _NO_CONSENT: Final = "consent is refused: answered from this request alone, of which nothing is kept"
+logger = logging.getLogger(__name__)
+
 _NO_ITEMS: Final[ItemArray] = np.empty(0, dtype=np.int32)
 
 
@@ -53,8 +59,14 @@ class Answering:
         self._clock = clock
         self._prefix = secrets.token_hex(6)
         self._number = itertools.count(1)
+        self._memory = Memory()
+        self._costs = Costs()
         self.trend: tuple[str, ...] = ()
         """Item ids wanted most in the last 24 hours, refreshed in the background."""
+
+    def forget(self) -> None:
+        """Forget what was said to shoppers, of whom one was deleted."""
+        self._memory = Memory()
 
     async def answer(self, request: RecommendRequest) -> bytes:
         """The answer as JSON."""
@@ -62,12 +74,12 @@ class Answering:
 
     async def answered(self, request: RecommendRequest) -> Answered:
         """The answer with what it was made from."""
-        started = self._clock()
-        await self._logins.note(request.user_id, request.session_id)
+        started, allowance = self._clock(), AT_EASE if request.explain else ALLOWANCE.get()
+        await self._note(request, allowance)
         line = self._arms.line(request, started)
-        recorded = await self._recorded([(line, request)])
+        recorded = await self._recorded([(line, request)], allowance)
         shopper = self.shopper(line.live, request, recorded, started)
-        answer, body = self._compose(line, request, shopper, started)
+        answer, body = self._compose(line, request, shopper, started, allowance)
         if line.shadow is not None:
             line.shadow.offer(line, request, recorded, started, answer, self.trend)
         return Answered(line, shopper, started, answer, body)
@@ -77,11 +89,10 @@ class Answering:
 
         All are the questions of one shopper, of whom what Redis holds is read once.
         """
-        started = self._clock()
-        first = next(iter(widgets.values()))
-        await self._logins.note(first.user_id, first.session_id)
+        started, allowance = self._clock(), ALLOWANCE.get()
+        await self._note(next(iter(widgets.values())), allowance)
         lines = {name: self._arms.line(request, started) for name, request in widgets.items()}
-        recorded = await self._recorded([(lines[name], request) for name, request in widgets.items()])
+        recorded = await self._recorded([(lines[name], request) for name, request in widgets.items()], allowance)
         page_id, shown, parts = self._id(), tuple[str, ...](), list[bytes]()
         shoppers: dict[str, Shopper | None] = {}
         for name, request in widgets.items():
@@ -93,7 +104,7 @@ class Answering:
             if version not in shoppers:
                 shoppers[version] = self.shopper(live, request, recorded, started)
             spot = Spot(page_id, name, shown)
-            answer, body = self._compose(lines[name], request, shoppers[version], started, spot)
+            answer, body = self._compose(lines[name], request, shoppers[version], started, allowance, spot)
             if (shadow := lines[name].shadow) is not None:
                 shadow.offer(lines[name], request, recorded, started, answer, self.trend, shown)
             shown += tuple(live.catalogue.item_id(row) for row in answer.ranking.items.tolist())
@@ -104,35 +115,65 @@ class Answering:
         """The next id of an answer or a page."""
         return f"{self._prefix}{next(self._number):x}"
 
-    async def _recorded(self, questions: Sequence[tuple[Line, RecommendRequest]]) -> Recorded | None:
-        """What Redis holds of the shopper who asks all of these, where one of them depends on it; None where it cannot be read."""
+    async def _note(self, request: RecommendRequest, allowance: Allowance) -> None:
+        """The login that a request shows; under heavy load the shopper's next request has to show it."""
+        if allowance.rung is not Rung.POPULAR:
+            await self._logins.note(request.user_id, request.session_id)
+
+    async def _recorded(
+        self, questions: Sequence[tuple[Line, RecommendRequest]], allowance: Allowance
+    ) -> Recorded | None:
+        """What Redis holds of the shopper who asks all of these, where one of them depends on it; None where it cannot be read, or
+        popularity is all that there is time for."""
         if not any(_reads_history(request, line.rules.on(line.live)) for line, request in questions):
             return NOT_READ
+        if allowance.rung is Rung.POPULAR:
+            return None
         request = questions[0][1]
         try:
-            return Recorded(*await self._store.histories(request.user_id, request.session_id))
+            return Recorded(*await self._store.histories(request.user_id, request.session_id, allowance.to_wait))
         except StoreUnavailableError:
             return None
 
     def _compose(
-        self, line: Line, request: RecommendRequest, shopper: Shopper | None, now: float, spot: Spot = NO_PAGE
+        self,
+        line: Line,
+        request: RecommendRequest,
+        shopper: Shopper | None,
+        now: float,
+        allowance: Allowance,
+        spot: Spot = NO_PAGE,
     ) -> tuple[Answer, bytes]:
         """One answer, logged and counted, and the same as JSON. `shopper` is None where the history cannot be read."""
         live, surface, request_id = line.live, request.where, self._id()
-        seed = crc32(request_id.encode())
+        seed, began = crc32(request_id.encode()), time.perf_counter()
+        best, shown = allowance.best(lambda rung: self._costs.of(surface, rung)), rows_of(live, spot.shown)
         try:
-            answer = self.decide(line, request, shopper, now, shown=rows_of(live, spot.shown), seed=seed)
+            answer = self.decide(line, request, shopper, now, best, shown=shown, seed=seed)
         except Exception:
+            # Whatever is wrong with a model, it is no shopper's trouble.
+            logger.exception("%s cannot answer %s: popularity does", live.bundle.version, surface)
+            self._metrics.failed(surface)
             if line.watch is not None:
                 line.watch.failed()
-            raise
+            answer = self.decide(line, request, shopper, now, Rung.POPULAR, shown=shown, seed=seed)
+        if (
+            request.consent
+            and answer.rung is Rung.FULL
+            and answer.said is not None
+            and surface in _PERSONAL
+            and shopper is not None
+        ):
+            self._remember(live, request, answer, shopper)
         line.rules.note(answer.outcomes)
         if request.consent:
             self._expose(line, request, request_id, answer, now, spot)
         shortfall = request.k - len(answer.ranking)
         tag = b"" if request.consent else b'"consent":false,'
         body = _write(line, request_id, surface, answer, shortfall, (shopper or Shopper()).history, tag)
+        self._costs.note(surface, answer.rung, time.perf_counter() - began)
         seconds, degraded = self._clock() - now, answer.degraded
+        self._metrics.stood_on(answer.rung.word)
         self._metrics.answered(surface, answer.served_by, degraded=degraded, seconds=seconds, shortfall=shortfall)
         for placement in line.placements:
             self._metrics.placed(placement.experiment, placement.arm, degraded=degraded)
@@ -146,17 +187,42 @@ class Answering:
         request: RecommendRequest,
         shopper: Shopper | None,
         now: float,
+        best: Rung = Rung.FULL,
         *,
         shown: ItemArray = _NO_ITEMS,
         seed: int,
     ) -> Answer:
-        """The answer under the rules in force, not logged or counted; `shopper` is None where the history cannot be read."""
+        """The answer under the rules in force, from the rung `best` or one below, not logged or counted; `shopper` is None where the
+        history cannot be read."""
         engine = line.rules.on(line.live)
         reads = _reads_history(request, engine)
-        degraded = reads and shopper is None
+        unread = reads and shopper is None
         who = shopper if reads and shopper is not None else Shopper()
-        ruling = None if engine is None else Ruling(engine, now, who.history, history_read=not degraded)
-        return self.rank(line.live, request, who, self.trend, ruling, degraded=degraded, shown=shown, seed=seed)
+        ruling = None if engine is None else Ruling(engine, now, who.history, history_read=not unread)
+        step = self._step(line.live, request, None if unread else who.history, best)
+        return self.rank(
+            line.live, request, who, self.trend, ruling, step=step, degraded=unread, shown=shown, seed=seed
+        )
+
+    def _step(self, live: LiveBundle, request: RecommendRequest, history: History | None, best: Rung) -> Step:
+        """The best rung that can be stood on; `history` is None where it would have been needed and cannot be read."""
+        surface, popularity = request.where, live.bundle.popularity
+        own, simple = live.bundle.surfaces[surface], live.simple[surface]
+        unread = history is None and _is_personal(request)
+        if best is Rung.POPULAR or (unread and request.explain):  # what is explained must be said by a model, just now
+            return Step(Rung.POPULAR, popularity)
+        if not unread and (best is Rung.FULL or simple is own):
+            return Step(Rung.FULL, own)
+        known = None if history is None else len(history)
+        if surface in _PERSONAL and (said := self._memory.of(request, live.bundle.version, known, time.monotonic())):
+            return Step(Rung.REMEMBERED, Fallback((said, simple), said.name))
+        return Step(Rung.SIMPLE, Fallback((simple, popularity), simple.name) if unread else simple)
+
+    def _remember(self, live: LiveBundle, request: RecommendRequest, answer: Answer, shopper: Shopper) -> None:
+        """Keep what the surface's model said, unless a filter made it say so."""
+        if request.filters is NO_FILTERS and answer.said is not None:
+            name, version = live.bundle.surfaces[request.where].name, live.bundle.version
+            self._memory.keep(request, version, answer.said, name, len(shopper.history), time.monotonic())
 
     @staticmethod
     def shopper(live: LiveBundle, request: RecommendRequest, recorded: Recorded | None, now: float) -> Shopper | None:
@@ -178,11 +244,14 @@ class Answering:
         trend: Sequence[str] = (),
         ruling: Ruling | None = None,
         *,
+        step: Step | None = None,
         degraded: bool = False,
         shown: ItemArray = _NO_ITEMS,
         seed: int = 0,
     ) -> Answer:
         """The answer, not logged or counted; `trend` is what is wanted most right now, as item ids.
+
+        `step` says which model answers, by default the surface's own; `degraded`, whether something was lacking all the same.
 
         `shown` are rows that the same page shows already; `seed` makes what is random in it repeatable.
         """
@@ -192,11 +261,10 @@ class Answering:
         query, warnings = _question(live, request, shopper, seed)
         mask = eligible(live, request.filters, query.context_item, query.cart_items, shopper.history)
         mask[shown] = False
-        model: Model = (
-            bundle.popularity if degraded and surface in _PERSONAL - _OWN_FALLBACK else bundle.surfaces[surface]
-        )
+        step = step or Step(Rung.FULL, bundle.surfaces[surface])
+        model, full = step.model, step.rung is Rung.FULL
 
-        ask = Policy(live, model, query, request.k, trend)
+        ask = Policy(live, model, query, request.k, trend, alone=not full)
         if ruling is None:
             ruled = Ruled(ask(request.k, mask), (), {})
         else:
@@ -212,14 +280,16 @@ class Answering:
         return Answer(
             ranking,
             served_by,
-            degraded,
+            degraded or not full,
             tuple(warnings),
+            step.rung,
             version,
             ruled.names,
             ruled.outcomes,
             propensity=None if unknown else ask.propensity,
             teams=tuple(ask.team_of.get(row, "") for row in ranking.items.tolist()) if ask.team_of else (),
             seed=seed,
+            said=ask.said,
         )
 
     def _expose(
@@ -423,7 +493,7 @@ def _write(
         )
     )
     return (
-        b'{"request_id":"%b",%b,%b"surface":"%b","served_by":"%b","degraded":%b,"shortfall":%d,"warnings":%b,"rules":%b,"arms":%b,"items":[%b]}'
+        b'{"request_id":"%b",%b,%b"surface":"%b","served_by":"%b","degraded":%b,"rung":"%b","shortfall":%d,"warnings":%b,"rules":%b,"arms":%b,"items":[%b]}'
         % (
             request_id.encode(),
             live.head,
@@ -431,6 +501,7 @@ def _write(
             surface.encode(),
             answer.served_by.encode(),
             b"true" if answer.degraded else b"false",
+            answer.rung.word.encode(),
             shortfall,
             orjson.dumps(answer.warnings),
             orjson.dumps(answer.rules),

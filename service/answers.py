@@ -10,6 +10,7 @@ import numpy as np
 from recsys.ranking import EMPTY_HISTORY, History, ItemArray, Ranking
 from recsys.rules.engine import Engine, Outcomes
 from service.arms import Line
+from service.ladder import Rung
 from service.session_store import NO_RECORDS, Records
 
 
@@ -41,6 +42,7 @@ class Answer:
     served_by: str
     degraded: bool
     warnings: tuple[str, ...]
+    rung: Rung = Rung.FULL
     rules: str | None = None
     """Version of the rules that it obeys."""
     moved_by: tuple[tuple[str, ...], ...] = ()
@@ -52,6 +54,8 @@ class Answer:
     """Of an interleaved answer for each item the version of the bundle that put it there, empty where none did alone."""
     seed: int = 0
     """Of what is random in it."""
+    said: Ranking | None = None
+    """What the model said before rules and others had their part in it."""
 
 
 @dataclass(frozen=True, slots=True)

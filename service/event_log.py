@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import orjson
+from interlock import CircuitOpenError
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
@@ -24,8 +25,13 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 from recsys.store.database import reading, writing
 from recsys.store.reading import events_by_id, known_requests
 from recsys.store.writing import Row, insert_events, insert_exposures, insert_merges, insert_renders, insert_verdicts
+from service.breakers import breaker
 
 FLUSH_SECONDS: Final = 0.2
+COMMIT_SECONDS: Final = 5.0
+"""So long does who sends an event wait for the database."""
+MAX_WAITING: Final = 1_000
+"""Batches that wait for the writer; more are not taken."""
 MAX_BUFFERED: Final = 100_000
 """Exposures kept while the database cannot be written; beyond that they are counted as lost."""
 VERDICTS_A_FLUSH: Final = 200
@@ -46,6 +52,14 @@ R = TypeVar("R")
 
 class EventLogError(Exception):
     """The log could not be written."""
+
+
+class NoDatabaseError(EventLogError):
+    """The database is away, locked or full: later it may take the same."""
+
+
+class LateError(NoDatabaseError):
+    """It is not written yet. It may still be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +96,14 @@ class _Later:
 class EventLog:
     """Where events, renders, exposures and verdicts go."""
 
-    def __init__(self, engine: Engine, *, on_lost: Callable[[int], None], on_unmatched: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        on_lost: Callable[[int], None],
+        on_unmatched: Callable[[int], None],
+        commit_seconds: float = COMMIT_SECONDS,
+    ) -> None:
         """`on_lost` is told how many exposures could not be kept, `on_unmatched` how many renders name no exposure."""
         self.engine = engine
         self._on_lost = on_lost
@@ -94,19 +115,41 @@ class EventLog:
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._seconds = commit_seconds
+        # A batch that is refused for what is in it says nothing against the database.
+        self._breaker = breaker(
+            "database", least=3, retry_seconds=1.0, is_away=lambda error: isinstance(error, NoDatabaseError)
+        )
 
     async def append(self, batch: Batch) -> Stored:
         """Return once the batch is committed.
 
         Raises:
-            EventLogError: it is not.
+            LateError: it is not in time; it may still be, so that who sends it again is told that it is known.
+            NoDatabaseError: it is not, nor will it be; also without a try where the database has just failed again and again.
+            EventLogError: it cannot be.
         """
         if self._stopping:
-            raise EventLogError("the service is stopping")
+            raise NoDatabaseError("the service is stopping")
+        try:
+            return await self._breaker.call_async(self._committed, batch)
+        except CircuitOpenError as error:
+            raise NoDatabaseError("the database has just failed") from error
+
+    async def _committed(self, batch: Batch) -> Stored:
+        if len(self._waiting) >= MAX_WAITING:
+            raise NoDatabaseError("too many wait for the database")
         done: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         self._waiting.append((batch, done))
         self._wake.set()
-        return await done
+        await asyncio.wait((done,), timeout=self._seconds)
+        if done.done():
+            return done.result()
+        done.cancel()
+        if (batch, done) in self._waiting:
+            self._waiting.remove((batch, done))
+            raise NoDatabaseError("the database is busy")
+        raise LateError("the database has not answered yet")
 
     def expose(self, exposure: Row) -> None:
         """Write an exposure soon: a row whose `occurred_at` is Unix time. Never blocks, never raises."""
@@ -175,7 +218,7 @@ class EventLog:
             return list(self._together(batches))
         except UNAVAILABLE as error:
             logger.exception("the database cannot be written")
-            return [EventLogError(str(error))] * len(batches)
+            return [NoDatabaseError(str(error)) for _ in batches]
         except Exception as error:
             # Whatever it is: who waits must be told, and the others must not wait for ever.
             if len(batches) > 1:

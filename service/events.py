@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from recsys.privacy.tombstones import Tombstones
 from recsys.ranking import NO_ITEM
 from recsys.store.schema import Origin
 from recsys.store.writing import Row
 from service.bundles import LiveBundle
-from service.event_log import Batch, EventLog, EventLogError, Stored, received, unix, utc
+from service.event_log import Batch, EventLog, EventLogError, LateError, Stored, received, unix, utc
 from service.healing import live_event
 from service.judging import ACCEPTED, DUPLICATE, IGNORED, REJECTED, VERDICTS, Judged, Verdict, consents, judge
 from service.metrics import Metrics
 from service.schemas import Event, Render
 from service.session_store import LiveEvent, SessionStore
+
+AGAIN: Final = "could not be stored: send it again"
+"""Of an event that is as it should be."""
 
 
 class Intake:
@@ -76,9 +79,10 @@ class Intake:
         shown = [_render_row(one, received(number, moment)) for number, one in enumerate(renders)]
         try:
             stored = await self._log.append(Batch(rows, shown))
-        except EventLogError:
-            again = "could not be stored: send it again"
-            return {id(one): Verdict(_id_of(one), REJECTED, again) for one in (*events, *renders)}
+        except EventLogError as error:
+            if isinstance(error, LateError):
+                self._store.note_behind(now)  # if it is stored after all, healing puts it into the histories
+            return {id(one): Verdict(_id_of(one), REJECTED, AGAIN) for one in (*events, *renders)}
         await self._store.append(self._for_histories(rows, stored, now))
         fresh = zip((*events, *renders), (*stored.fresh, *stored.fresh_renders), strict=True)
         return {id(one): _verdict(one, new=new) for one, new in fresh}

@@ -23,6 +23,22 @@ class Metrics:
         self._answers = Counter(
             "recsys_answers", "Answers of /recommend", ["shop", "surface", "served_by", "degraded"], registry=registry
         )
+        self._rungs = Counter(
+            "recsys_answers_by_rung", "Answers by rung of the ladder", ["shop", "rung"], registry=registry
+        )
+        self._failed = Counter(
+            "recsys_models_failed",
+            "Questions that a model could not answer, so popularity did",
+            ["shop", "surface"],
+            registry=registry,
+        )
+        self._level = Gauge(
+            "recsys_load_level",
+            "From 0: every answer as it should be, 1: without costly parts, 2: popularity, to 3: all refused",
+            ["shop"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._latency = Histogram(
             "recsys_answer_seconds",
             "Time to answer /recommend, without the network",
@@ -153,6 +169,7 @@ class Metrics:
         self._stale_rules: set[Path] = set()
         self._arm_children: dict[tuple[str, str, bool], Counter] = {}
         self._rule_children: dict[tuple[str, str], Counter] = {}
+        self._rung_children: dict[str, Counter] = {}
         self._answer_children: dict[tuple[str, str, bool], Counter] = {}
         self._latency_children: dict[str, Histogram] = {}
 
@@ -170,6 +187,17 @@ class Metrics:
         timer.observe(seconds)
         if shortfall:
             self._shortfall.labels(self._shop, surface).inc(shortfall)
+
+    def stood_on(self, rung: str) -> None:
+        """Count an answer of a rung."""
+        child = self._rung_children.get(rung)
+        if child is None:
+            child = self._rung_children[rung] = self._rungs.labels(self._shop, rung)
+        child.inc()
+
+    def failed(self, surface: str) -> None:
+        """Count a question that its model could not answer."""
+        self._failed.labels(self._shop, surface).inc()
 
     def judged(self, verdict: str, n: int) -> None:
         """Count events."""
@@ -252,8 +280,9 @@ class Metrics:
         self._stale.labels(self._shop).set(stale)
         self._canary_share.labels(self._shop).set(canary_share)
 
-    def state(self, *, bundle_age_seconds: float, behind: bool, waiting: int) -> None:
+    def state(self, *, bundle_age_seconds: float, behind: bool, waiting: int, load_level: float) -> None:
         """What is true now."""
+        self._level.labels(self._shop).set(load_level)
         self._waiting.labels(self._shop).set(waiting)
         self._age.labels(self._shop).set(bundle_age_seconds)
         self._behind.labels(self._shop).set(behind)

@@ -24,15 +24,21 @@ class Policy:
     """Items that the answer will hold; rules may look at more."""
     trend: Sequence[str]
     """Ids of items wanted most right now."""
+    alone: bool = False
+    """Whether no other model's answer is interleaved, though the bundle has one for that."""
     team_of: dict[int, str] = field(default_factory=dict)
     """By item of an interleaved answer the version of the bundle that put it there."""
+    said: Ranking | None = None
+    """What the model said when it was first asked."""
     _pool: int = 0
     """Items that the first random choice was made from."""
 
     def __call__(self, k: int, allowed: Mask) -> Ranking:
         """The best k of those allowed."""
-        other = self.live.against
+        other = None if self.alone else self.live.against
         first = self._ask(self.model, k, allowed)
+        if self.said is None:
+            self.said = first
         if other is None:
             return first
         second = self._ask(other.surfaces[self.query.surface], k, allowed)
@@ -50,7 +56,7 @@ class Policy:
     @property
     def propensity(self) -> float | None:
         """The chance of each item at its place, given that this policy answers; None where it is not known."""
-        if self.live.against is not None:
+        if self.live.against is not None and not self.alone:
             return None
         return 1.0 / self._pool if self._pool else 1.0
 

@@ -19,12 +19,13 @@ from service.bundles import BundleHolder
 from service.catalogue_api import UPDATED, CatalogueEditor, ItemsError, parse_items
 from service.catalogue_log import CatalogueLogError
 from service.event_log import EventLog
-from service.events import Intake
+from service.events import AGAIN, Intake
 from service.explaining import explained
 from service.guard import KEY
 from service.judging import REJECTED, VERDICTS, EventsError, parse_body
 from service.keys import Role
 from service.metrics import Metrics
+from service.presence import Presence, State
 from service.schemas import (
     MAX_QUERY,
     BulkUpdate,
@@ -40,6 +41,7 @@ from service.schemas import (
 from service.settings import Settings
 
 JSON: Final = "application/json"
+RETRY_LATER: Final = {"Retry-After": "1"}
 SEARCH_LIMIT: Final = 20
 MAX_VERDICTS: Final = 1_000
 LAST_NUMBER: Final = 2**63 - 1
@@ -75,6 +77,7 @@ class Routes:
         intake: Intake,
         editor: CatalogueEditor,
         log: EventLog,
+        presence: Presence,
         metrics: Metrics,
         settings: Settings,
     ) -> None:
@@ -83,6 +86,7 @@ class Routes:
         self._answering = answering
         self._intake = intake
         self._log = log
+        self._presence = presence
         self._metrics = metrics
         self._settings = settings
         router = self.router = APIRouter()
@@ -159,8 +163,10 @@ class Routes:
             return _problem(400, str(error))
         verdicts = await self._intake.take(self._holder.live, contents)
         counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in VERDICTS}
-        status = 422 if counts[REJECTED] == len(verdicts) else 200
-        return Response(orjson.dumps({**counts, "verdicts": verdicts}), status, media_type=JSON)
+        status, headers = 422 if counts[REJECTED] == len(verdicts) else 200, None
+        if any(verdict.reason == AGAIN for verdict in verdicts):
+            status, headers = 503, RETRY_LATER
+        return Response(orjson.dumps({**counts, "verdicts": verdicts}), status, headers, JSON)
 
     async def verdicts(self, after: int = 0, limit: int = 100, rejected: bool = False) -> Response:
         """The latest verdicts and the events they are of, oldest first: those with a number above `after`."""
@@ -267,14 +273,15 @@ class Routes:
         return Response(b'{"status":"live"}', media_type=JSON)
 
     async def is_ready(self) -> Response:
-        """A bundle is loaded, so every request can be answered, with or without Redis; `bundle` says what is wrong with it."""
-        holder = self._holder
+        """Whether requests should be sent here: with or without Redis, but not before it is warm, nor when it is about to stop. `bundle` says
+        what is wrong with the one that answers."""
+        holder, state = self._holder, self._presence.state
         ready = {
-            "status": "ready",
+            "status": state,
             "model_version": holder.live.bundle.version,
             "bundle": holder.trouble or ("stale" if holder.stale else "ok"),
         }
-        return Response(orjson.dumps(ready), media_type=JSON)
+        return Response(orjson.dumps(ready), 200 if state is State.READY else 503, media_type=JSON)
 
     async def metrics(self) -> Response:
         """Counters in Prometheus' text format."""

@@ -10,8 +10,10 @@ import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 import uvicorn
+from uvicorn.supervisors import Multiprocess
 
 from recsys.bundle import BundleError, read_manifest
 from recsys.errors import UserError
@@ -27,9 +29,17 @@ from service.keys import require_keys
 from service.protocol import BoundedHttp
 from service.settings import Settings
 
+LISTENERS: Final = 16
+"""Ways into one socket. uvloop accepts one connection for each in a turn of the loop, and a turn may hold many answers: a crowd that
+comes at once would wait at the door for seconds, and nobody inside would know."""
+WORKER_SECONDS: Final = 30
+"""In which a new worker must be ready to take an old one's place, and one that does not answer its parent is taken for hung."""
+CLOSING_SECONDS: Final = 10
+"""For requests on their way, when the time to drain is over."""
+
 
 def serve(settings: Settings) -> None:
-    """Serve until interrupted, terminated or hung up on; then everything that was started is stopped.
+    """Serve until interrupted or terminated; then everything that was started is stopped. Several workers are replaced one by one at SIGHUP.
 
     Raises:
         UserError: no bundle is live, the rules, the experiments, the keys, the database or the key of pseudonyms cannot be used, others
@@ -43,6 +53,8 @@ def serve(settings: Settings) -> None:
         read_plan(settings.experiments)
     require_keys(settings)
     Tombstones(settings.data_dir, Pseudonyms(settings.data_dir, settings.privacy_key)).check()
+    if settings.worker_requests and settings.workers == 1:
+        raise UserError("RECSYS_WORKER_REQUESTS needs several workers: somebody has to answer while one is replaced")
     _require_free(settings.host, settings.port)
     with opened(database_url(settings.data_dir, settings.database_url)) as engine:
         upgrade(engine)
@@ -56,21 +68,34 @@ def serve(settings: Settings) -> None:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
         print(f"serving {version}\n  storefront  http://{settings.host}:{settings.port}/", flush=True)
         print(f"  API docs    http://{settings.host}:{settings.port}/docs", flush=True)
-        uvicorn.run(
-            "service.main:app_from_settings",
-            factory=True,
-            host=settings.host,
-            port=settings.port,
-            workers=settings.workers,
-            loop="uvloop",
-            http=BoundedHttp,
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            proxy_headers=settings.trusted_proxies is not None,
-            forwarded_allow_ips=settings.trusted_proxies,
-            ws="none",
-        )
+        _run(settings)
+
+
+def _run(settings: Settings) -> None:
+    """As `uvicorn.run`, on a socket with several ways in; see `LISTENERS`."""
+    config = uvicorn.Config(
+        "service.main:app_from_settings",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        loop="uvloop",
+        http=BoundedHttp,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        proxy_headers=settings.trusted_proxies is not None,
+        forwarded_allow_ips=settings.trusted_proxies,
+        ws="none",
+        timeout_graceful_shutdown=CLOSING_SECONDS,
+        timeout_worker_healthcheck=WORKER_SECONDS,
+    )
+    door = config.bind_socket()
+    sockets = [door, *(door.dup() for _ in range(LISTENERS - 1))]
+    if settings.workers > 1:
+        Multiprocess(config, sockets).run()
+    else:
+        uvicorn.Server(config).run(sockets)
 
 
 def _readable(bundles: Path) -> str:

@@ -11,19 +11,24 @@ import logging
 import secrets
 import struct
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 import redis.asyncio as redis
+from interlock import CircuitOpenError
 from numpy.typing import NDArray
-from redis.exceptions import RedisError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
 
 from recsys.events import EVENT_CODE, EVENT_WEIGHT, EventType
 from recsys.ids import hash_id
+from service.breakers import breaker
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 RECORD: Final = np.dtype([("item", "<u8"), ("received", "<f8"), ("type", "u1")])
 """Item id hash, Unix time at which the service took the event, event code; in a session's history the code of what a user's history
@@ -35,6 +40,10 @@ DUPLICATE_DAYS: Final = 7
 TREND_HOURS: Final = 24
 _HOUR: Final = 3_600
 _EVENTS_A_CALL: Final = 50
+_BACKGROUND_SECONDS: Final = 1.0
+"""For questions that no shopper waits for."""
+_SLICES: Final = 4
+"""Of the time that an answer waits for Redis; see `_within`."""
 
 _HISTORIES: Final = """
 local SIZE = 17
@@ -157,25 +166,27 @@ class SessionStore:
         history_days: int,
     ) -> None:
         """See `service.settings.Settings` for the numbers."""
-        self._client: redis.Redis = redis.Redis.from_url(url)
+        # Nothing is tried twice: an answer has no time for it, and a Redis in trouble no use for it.
+        self._client: redis.Redis = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0))
         self._append = self._client.register_script(_APPEND)
         self._join = self._client.register_script(_JOIN)
         self._retire = self._client.register_script(_RETIRE)
         self._token = secrets.token_hex(8)
         self._shop = shop
         self._timeout = timeout_ms / 1_000
-        self._retry = retry_ms / 1_000
+        self._breaker = breaker("Redis", least=5, retry_seconds=retry_ms / 1_000, is_away=_is_away)
         self._keep_bytes = history_events * RECORD.itemsize
         self.history_seconds = history_days * 86_400
-        self._down_until = 0.0
         self.behind_since: float | None = None
         """When the first event was received that could not be added; who adds it takes it back."""
         self._wanted: list[tuple[list[str], asyncio.Future[list[bytes | None]]]] = []
 
     # Reading
 
-    async def histories(self, user_id: str | None, session_id: str | None) -> tuple[Records, Records]:
-        """The user's and the session's records, oldest first; empty where none.
+    async def histories(
+        self, user_id: str | None, session_id: str | None, seconds: float = float("inf")
+    ) -> tuple[Records, Records]:
+        """The user's and the session's records, oldest first; empty where none. Waits no longer than `seconds`.
 
         Raises:
             StoreUnavailableError: Redis cannot be asked now.
@@ -187,20 +198,25 @@ class SessionStore:
             keys.append(f"{self._shop}:s:{session_id}")
         if not keys:
             return NO_RECORDS, NO_RECORDS
-        values = [_decode(value) for value in await self._get(keys)]
+        values = [_decode(value) for value in await self._get(keys, seconds)]
         user = values[0] if user_id is not None else NO_RECORDS
         session = values[-1] if session_id is not None else NO_RECORDS
         return user, _unmarked(session)
 
-    async def _get(self, keys: list[str]) -> list[bytes | None]:
+    async def _get(self, keys: list[str], seconds: float) -> list[bytes | None]:
         """Values of keys; all that is wanted in one turn of the loop goes out as one MGET."""
-        self._check_circuit()
         loop = asyncio.get_running_loop()
         result: asyncio.Future[list[bytes | None]] = loop.create_future()
         if not self._wanted:
             loop.call_soon(self._ask)
         self._wanted.append((keys, result))
-        return await result
+        if seconds == float("inf"):
+            return await result
+        late = loop.call_later(max(0.0, seconds), _give_up, result)
+        try:
+            return await result
+        finally:
+            late.cancel()
 
     def _ask(self) -> None:
         wanted, self._wanted = self._wanted, []
@@ -209,10 +225,8 @@ class SessionStore:
     async def _answer(self, wanted: Sequence[tuple[list[str], asyncio.Future[list[bytes | None]]]]) -> None:
         keys = [key for part, _ in wanted for key in part]
         try:
-            async with asyncio.timeout(self._timeout):
-                values = cast(list[bytes | None], await self._client.mget(keys))
-        except (RedisError, OSError, TimeoutError) as error:
-            self._open_circuit(error)
+            values = cast(list[bytes | None], await self._guarded(self._timeout, lambda: self._client.mget(keys)))
+        except StoreUnavailableError as error:
             for _, result in wanted:
                 if not result.done():
                     result.set_exception(StoreUnavailableError(str(error)))
@@ -247,7 +261,6 @@ class SessionStore:
         Raises:
             StoreUnavailableError: Redis cannot be asked now.
         """
-        self._check_circuit()
         # Some events in each call of the script: nobody else reads meanwhile.
         pipeline = self._client.pipeline(transaction=False)
         now = time.time()
@@ -255,13 +268,8 @@ class SessionStore:
             members = [part for event in events[start : start + _EVENTS_A_CALL] for part in _arguments(event, now)]
             head = (*self._common(), DUPLICATE_DAYS * 86_400, 2 * TREND_HOURS * _HOUR)
             await self._append(args=[*head, *members], client=pipeline)
-        try:
-            # A batch may be a thousand events: it gets more time than one read.
-            async with asyncio.timeout(self._timeout * (1 + len(events) / 20)):
-                results = await pipeline.execute()
-        except (RedisError, OSError, TimeoutError) as error:
-            self._open_circuit(error)
-            raise StoreUnavailableError(str(error)) from error
+        # A batch may be a thousand events: it gets more time than one read.
+        results = await self._guarded(self._timeout * (1 + len(events) / 20), pipeline.execute)
         return sum(results)
 
     async def join(self, session_id: str, user_id: str, at: float) -> None:
@@ -270,13 +278,8 @@ class SessionStore:
         Raises:
             StoreUnavailableError: Redis cannot be asked now.
         """
-        self._check_circuit()
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._join(args=[*self._common(), session_id, user_id, at])
-        except (RedisError, OSError, TimeoutError) as error:
-            self._open_circuit(error)
-            raise StoreUnavailableError(str(error)) from error
+        arguments = [*self._common(), session_id, user_id, at]
+        await self._guarded(self._timeout, lambda: self._join(args=arguments))
 
     def _common(self) -> list[int | str]:
         return [self._shop, self._keep_bytes, self.history_seconds]
@@ -312,7 +315,7 @@ class SessionStore:
     async def _ask_once(self, question: Awaitable[Any]) -> Any:
         """A question of the background: that it went wrong says nothing of the answers that shoppers wait for."""
         try:
-            async with asyncio.timeout(max(1.0, self._timeout)):
+            async with asyncio.timeout(max(_BACKGROUND_SECONDS, self._timeout)):
                 return await question
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailableError(str(error)) from error
@@ -325,7 +328,6 @@ class SessionStore:
         Raises:
             StoreUnavailableError: Redis cannot be asked now.
         """
-        self._check_circuit()
         hour = int(now // _HOUR)
         keys = [f"{self._shop}:trend:{hour - back}" for back in range(TREND_HOURS)]
         found = cast(list[tuple[bytes, float]], await self._ask_once(self._client.zunion(keys, withscores=True)))
@@ -336,38 +338,65 @@ class SessionStore:
         """Write a bundle's popularity list where other readers find it: `<shop>:popular`, best first."""
         if not item_ids:
             return
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.delete(f"{self._shop}:popular")
+        pipeline.rpush(f"{self._shop}:popular", *item_ids)
+        pipeline.set(f"{self._shop}:popular:version", version)
         try:
-            self._check_circuit()
-            async with asyncio.timeout(1.0), self._client.pipeline(transaction=True) as pipeline:
-                pipeline.delete(f"{self._shop}:popular")
-                pipeline.rpush(f"{self._shop}:popular", *item_ids)
-                pipeline.set(f"{self._shop}:popular:version", version)
-                await pipeline.execute()
-        except (RedisError, OSError, TimeoutError) as error:
-            self._open_circuit(error)
-        except StoreUnavailableError:
-            return
+            await self._ask_once(pipeline.execute())
+        except StoreUnavailableError as error:
+            logger.warning("the popularity list could not be written to Redis: %s", error)
 
     # The circuit
 
-    @property
-    def available(self) -> bool:
-        """Whether Redis would be asked now."""
-        return asyncio.get_running_loop().time() >= self._down_until
+    async def _guarded(self, seconds: float, ask: Callable[[], Awaitable[T]]) -> T:
+        """What Redis says within so many seconds.
 
-    def _check_circuit(self) -> None:
-        if not self.available:
-            raise StoreUnavailableError("Redis has just failed")
-
-    def _open_circuit(self, error: BaseException) -> None:
-        """After a failure Redis is left alone for a while: requests must not queue up behind time-outs."""
-        if self.available:
-            logger.warning("Redis does not answer (%r): popularity answers for %.1f s", error, self._retry)
-        self._down_until = asyncio.get_running_loop().time() + self._retry
+        Raises:
+            StoreUnavailableError: it does not, it says that it cannot, or it has failed again and again just now.
+        """
+        try:
+            return await self._breaker.call_async(_within, seconds, ask)
+        except CircuitOpenError as error:
+            raise StoreUnavailableError("Redis has just failed") from error
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailableError(repr(error)) from error
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+
+def _is_away(error: Exception) -> bool:
+    """That it refuses a write, since its memory or its disk is full, is an answer."""
+    return not isinstance(error, ResponseError)
+
+
+def _give_up(result: asyncio.Future[list[bytes | None]]) -> None:
+    if not result.done():
+        result.set_exception(StoreUnavailableError("the request has no time left to wait for Redis"))
+
+
+async def _within(seconds: float, ask: Callable[[], Awaitable[T]]) -> T:
+    """The answer, if it comes in time.
+
+    Waits in slices. One in which this process was busy with other requests takes longer and counts no more: an answer that lies
+    there unread, or a question that has not been sent, is no fault of Redis.
+
+    Raises:
+        TimeoutError: it does not.
+    """
+    task = asyncio.ensure_future(ask())
+    try:
+        for _ in range(_SLICES):
+            await asyncio.wait((task,), timeout=seconds / _SLICES)
+            if task.done():
+                return task.result()
+    finally:
+        if not task.done():
+            task.cancel()  # which closes the connection: what comes on it later is nobody's answer
+    await asyncio.gather(task, return_exceptions=True)
+    raise TimeoutError(f"no answer within {seconds:.3f} s")
 
 
 def _decode(value: bytes | None) -> Records:

@@ -50,8 +50,13 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         default=None, validation_alias=AliasChoices("RECSYS_DATABASE_URL", "DATABASE_URL"), repr=False
     )
-    redis_timeout_ms: int = Field(default=50, ge=1)
+    redis_timeout_ms: int = Field(default=20, ge=1)
     redis_retry_ms: int = Field(default=1_000, ge=1)
+    deadline_ms: int = Field(default=100, ge=1, le=60_000)
+    queue_ms: int = Field(default=20, ge=1, le=60_000)
+    max_inside: int = Field(default=32, ge=1)
+    drain_seconds: float = Field(default=2.0, ge=0)
+    worker_requests: int | None = Field(default=None, ge=1)
     max_k: int = Field(default=100, ge=1, le=1_000)
     max_body_bytes: int = Field(default=2 * 1024 * 1024, ge=1_024)
     history_events: int = Field(default=500, ge=1, le=4_000)

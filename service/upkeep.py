@@ -12,15 +12,19 @@ from typing import Final
 
 from recsys.privacy.tombstones import LOOK_SECONDS
 from service.answering import Answering
+from service.answers import Shopper
 from service.arms import Arms
 from service.bundles import BundleHolder
 from service.event_log import EventLog
 from service.guardrail import Guardrail
 from service.healing import HEAL_SECONDS, Healer
 from service.keys import KeysHolder
+from service.load import Load
 from service.metrics import Metrics
+from service.presence import Presence
 from service.privacy import PRIVACY_SECONDS, Privacy
 from service.rate_limits import RateLimits
+from service.replay import sampled
 from service.rules import RulesHolder
 from service.session_store import SessionStore, StoreUnavailableError
 from service.settings import Settings
@@ -28,6 +32,8 @@ from service.shadow import Shadow
 
 TREND_ITEMS: Final = 100
 SECONDS_A_DAY: Final = 86_400
+WARM_UP_ANSWERS: Final = 28
+"""Four for each surface."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +53,8 @@ class Upkeep:
     privacy: Privacy
     guardrail: Guardrail
     shadow: Shadow
+    load: Load
+    presence: Presence
     metrics: Metrics
     settings: Settings
     clock: Callable[[], float]
@@ -56,21 +64,24 @@ class Upkeep:
         """Look after everything while the block runs; then write and close what is open."""
         await self.log.start()
         await self._publish_popular()
+        await self._warm_up()
         healer = Healer(self.log.engine, self.store, self.clock)
         tasks = [
             asyncio.create_task(_every(self.settings.reload_seconds, self._bundle), name="bundle"),
             asyncio.create_task(_every(self.settings.trend_refresh_seconds, self._trend), name="trend"),
             asyncio.create_task(_every(HEAL_SECONDS, healer.look), name="healing"),
             asyncio.create_task(_every(1.0, self._gauges), name="metrics"),
-            asyncio.create_task(_every(LOOK_SECONDS, self.privacy.follow), name="tombstones"),
+            asyncio.create_task(_every(LOOK_SECONDS, self._tombstones), name="tombstones"),
             asyncio.create_task(_every(PRIVACY_SECONDS, self.privacy.look), name="privacy"),
             asyncio.create_task(_every(1.0, self.guardrail.look), name="guardrails"),
             asyncio.create_task(
                 _every(self.settings.guardrail_ctr_seconds, self.guardrail.look_at_clicks), name="clicks"
             ),
             asyncio.create_task(_every(self.settings.reload_seconds, self.shadow.run), name="shadow"),
+            asyncio.create_task(self.load.watch(), name="load"),
         ]
-        yield
+        with self.presence.shown():
+            yield
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -78,6 +89,17 @@ class Upkeep:
         await self.log.stop()
         await self.store.close()
         await self.rates.close()
+
+    async def _warm_up(self) -> None:
+        """Answer some questions that nobody asked, so that the first shopper does not wait for pages of the bundle, and for Redis' door."""
+        live, clock = self.holder.live, self.clock
+        for replayed in sampled(live, WARM_UP_ANSWERS, clock()):
+            self.answering.rank(live, replayed.request, replayed.shopper)
+            self.answering.rank(live, replayed.request, Shopper())
+        try:
+            await self.store.histories("nobody", None)
+        except StoreUnavailableError:
+            logger.warning("Redis does not answer at the start: answers go on without it")
 
     async def _publish_popular(self) -> None:
         await self.store.publish_popular(self.holder.live.bundle.version, self.holder.live.popular_ids())
@@ -90,6 +112,13 @@ class Upkeep:
         await self.arms.reload()
         await self.keys.reload()
         self.rules.forget([self.holder.live.catalogue, *self.arms.catalogues])
+
+    async def _tombstones(self) -> None:
+        """Know whom others have deleted; what was said to them is forgotten with all that was said."""
+        known = len(self.privacy.tombstones)
+        await self.privacy.follow()
+        if len(self.privacy.tombstones) != known:
+            self.answering.forget()
 
     async def _trend(self) -> None:
         try:
@@ -107,6 +136,7 @@ class Upkeep:
             bundle_age_seconds=self.clock() - created,
             behind=self.store.behind_since is not None,
             waiting=self.holder.live.catalogue.n_waiting,
+            load_level=self.load.level,
         )
 
 

@@ -212,8 +212,9 @@ def running_service(
         for name, value in os.environ.items()
         if name not in ("REDIS_URL", "DATABASE_URL") and not name.startswith("RECSYS_")
     }
-    # A busy machine may keep Redis waiting for longer than the 50 ms after which an answer does without it.
-    environment = {**inherited, "RECSYS_REDIS_TIMEOUT_MS": "1000", **environment}
+    # On a busy machine Redis, and requests, may wait for longer than the milliseconds after which an answer does without it, or gets cheaper.
+    patient = {"RECSYS_REDIS_TIMEOUT_MS": "1000", "RECSYS_DEADLINE_MS": "60000", "RECSYS_QUEUE_MS": "60000"}
+    environment = {**inherited, **patient, **environment}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--host", host, "--port", str(port), "--data-dir", str(data_dir)],

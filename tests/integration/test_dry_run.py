@@ -16,6 +16,7 @@ from sqlalchemy import URL
 
 from recsys import cli
 from recsys.calibration import ANY, Curve, calibrated
+from recsys.compose import Fallback
 from recsys.events import Surface
 from recsys.ranking import NO_ITEM, Ranking
 from recsys.rules.reading import RuleSet
@@ -30,6 +31,7 @@ from service.answering import Answering
 from service.answers import Ruling, Shopper
 from service.bundles import LiveBundle
 from service.dry_run import dry_run, predictor_of
+from service.ladder import Memory, Rung, Step
 from service.replay import from_log, open_live, requests_for, sampled
 from service.rules import engine_for
 from service.schemas import Filters, RecommendRequest
@@ -265,6 +267,22 @@ def random_rules(rng: np.random.Generator) -> RuleSet:
     return rules(*(table for table in tables if rng.random() < 0.4))
 
 
+def random_step(live: LiveBundle, request: RecommendRequest, shopper: Shopper, rng: np.random.Generator) -> Step:
+    """A rung of the ladder below the best, as the request might find it."""
+    surface = request.where
+    if rng.random() < 0.3:
+        return Step(Rung.POPULAR, live.bundle.popularity)
+    if rng.random() < 0.3:
+        return Step(Rung.SIMPLE, live.simple[surface])
+    said = Answering.rank(live, RecommendRequest(surface=surface, item_id=request.item_id, k=60), shopper).ranking
+    memory = Memory()
+    asked = request.model_copy(update={"user_id": "u"})
+    memory.keep(asked, live.bundle.version, said, "said", 0, 0.0)
+    remembered = memory.of(asked, live.bundle.version, None, 1.0)
+    known = () if remembered is None else (remembered,)  # nothing was said that could be remembered
+    return Step(Rung.REMEMBERED, Fallback((*known, live.simple[surface]), "said"))
+
+
 def test_random_requests_are_answered_as_the_rules_say(live: LiveBundle) -> None:
     rng = np.random.default_rng(0)
     catalogue, histories = live.catalogue, live.bundle.histories
@@ -281,10 +299,12 @@ def test_random_requests_are_answered_as_the_rules_say(live: LiveBundle) -> None
                 filters=Filters(max_price_cents=int(rng.integers(100, 500))) if rng.random() < 0.3 else Filters(),
             )
             degraded = bool(rng.random() < 0.2)
+            step = random_step(live, request, shopper, rng) if degraded else None
             ruling = Ruling(engine, NOON.timestamp(), shopper.history, history_read=not degraded)
             trend = [f"item-{row:02}" for row in rng.choice(55, 5, replace=False)]
-            answer = Answering.rank(live, request, shopper, trend, ruling, degraded=degraded)
-            plain = Answering.rank(live, request.model_copy(update={"k": 100}), shopper, trend, degraded=degraded)
+            deep = request.model_copy(update={"k": 100})
+            answer = Answering.rank(live, request, shopper, trend, ruling, step=step, degraded=degraded)
+            plain = Answering.rank(live, deep, shopper, trend, step=step, degraded=degraded)
             shown = answer.ranking.items.tolist()
             context = f"{surface} {request} {set_.rules}"
             assert len(set(shown)) == len(shown) <= request.k, context

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, Table, event, text
 
 from recsys.store.database import database_url, opened, writing
 from recsys.store.migrate import upgrade
 from recsys.store.reading import count, rows_between, watermark
 from recsys.store.schema import EVENTS, EXPOSURES, MERGES, RENDERS, VERDICTS
 from service import event_log
-from service.event_log import Batch, EventLog, EventLogError, Stored
+from service.event_log import Batch, EventLog, EventLogError, LateError, NoDatabaseError, Stored
 
 NOON = datetime(2026, 11, 25, 12)
 
@@ -193,3 +193,64 @@ def test_renders_without_an_exposure_are_counted_after_a_while(engine: Engine, m
 
     run(engine, work, counted)
     assert sum(counted) == 1 and count(engine, RENDERS) == 2
+
+
+def test_a_locked_database_keeps_nobody_waiting_and_loses_nothing_that_was_acknowledged(engine: Engine) -> None:
+    async def work() -> None:
+        log = EventLog(engine, on_lost=_ignore, on_unmatched=_ignore, commit_seconds=0.3)
+        await log.start()
+        try:
+            await log.append(Batch([row("before")]))
+            with writing(engine):  # another writer, who takes long
+                with pytest.raises(LateError):
+                    await log.append(Batch([row("begun")]))
+                with pytest.raises(NoDatabaseError, match="busy"):
+                    await log.append(Batch([row("queued")]))
+                log.expose(exposure("r"))
+                with pytest.raises(
+                    NoDatabaseError, match="just failed"
+                ):  # two of the last three: nobody waits any more
+                    await log.append(Batch([row("refused")]))
+            while True:  # whoever sends it again is told that it is known
+                try:
+                    again = await log.append(Batch([row("begun")]))
+                    break
+                except NoDatabaseError:
+                    await asyncio.sleep(0.05)
+            assert (again.fresh, [known["event_id"] for known in again.known]) == ([False], ["begun"])
+        finally:
+            await log.stop()
+
+    asyncio.run(work())
+    assert stored(engine, EVENTS, "event_id") == ["before", "begun"]
+    assert stored(engine, EXPOSURES, "request_id") == ["r"]
+
+
+def test_a_full_disk_is_said_and_goes_on_when_there_is_room(engine: Engine) -> None:
+    async def work(log: EventLog) -> None:
+        await log.append(Batch([row("before")]))
+        limit(engine, to=1)
+        with pytest.raises(NoDatabaseError, match="full"):
+            await log.append(Batch([row(f"e{n}", item_id="x" * 4_000) for n in range(20)]))
+        log.expose(exposure("r"))
+        limit(engine, to=1_000_000)
+        await log.append(Batch([row("after")]))
+
+    run(engine, work)
+    assert stored(engine, EVENTS, "event_id") == ["before", "after"]
+    assert stored(engine, EXPOSURES, "request_id") == ["r"]
+
+
+def _ignore(n: int) -> None:
+    """Counts nothing."""
+
+
+def limit(engine: Engine, *, to: int) -> None:
+    """SQLite's own full disk: no more pages than this, or than there are."""
+    engine.dispose()
+    event.listen(engine, "connect", lambda connection, _: connection.execute(f"PRAGMA max_page_count = {to}"))
+
+
+def stored(engine: Engine, table: Table, column: str) -> list[Any]:
+    """A column of a table, in the order in which it was written."""
+    return [one[column] for rows in rows_between(engine, table, 0, watermark(engine, table)) for one in rows]

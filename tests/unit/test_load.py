@@ -1,0 +1,143 @@
+"""`service.load`: a controller over measured queueing delay, with a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from recsys.events import Surface
+from service.costs import Costs
+from service.ladder import Rung
+from service.load import CHEAPER, INTERVAL_SECONDS, POPULAR, REFUSE, Allowance, Load
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def made(most_inside: int = 1_000) -> tuple[Load, Clock]:
+    clock = Clock()
+    return Load(clock, queue_seconds=0.02, most_inside=most_inside), clock
+
+
+def interval(load: Load, clock: Clock, *lags: float) -> None:
+    """One interval with these lags, evenly."""
+    for lag in lags:
+        clock.now += INTERVAL_SECONDS / len(lags) + 1e-9
+        load.note(lag)
+
+
+def entering(load: Load, n: int) -> Counter[Rung | None]:
+    """What so many requests may cost that come one after the other."""
+    found: Counter[Rung | None] = Counter()
+    for _ in range(n):
+        rung = load.enter()
+        found[rung] += 1
+        if rung is not None:
+            load.leave()
+    return found
+
+
+def test_a_burst_that_is_gone_within_the_interval_changes_nothing() -> None:
+    load, clock = made()
+    for _ in range(20):
+        interval(load, clock, 0.5, 0.3, 0.01, 0.4)
+    assert load.level == 0.0
+    assert entering(load, 50) == {Rung.FULL: 50}
+
+
+def test_a_standing_queue_makes_answers_cheaper_faster_and_faster_before_any_is_refused() -> None:
+    load, clock = made()
+    levels = []
+    for _ in range(7):
+        interval(load, clock, 0.021, 0.5)
+        levels.append(round(load.level, 6))
+    # Steps of 0.1, 0.2, 0.4, 0.8, what is left to 2, and then of 0.1 again.
+    assert levels == [0.1, 0.3, 0.7, 1.5, 2.0, 2.1, 2.2]
+    load.level = 0.25
+    assert entering(load, 8) == {Rung.FULL: 6, Rung.REMEMBERED: 2}
+    load.level = CHEAPER
+    assert entering(load, 10) == {Rung.REMEMBERED: 10}
+    load.level = 1.5
+    assert entering(load, 10) == {Rung.REMEMBERED: 5, Rung.POPULAR: 5}
+    load.level = POPULAR
+    assert entering(load, 10) == {Rung.POPULAR: 10}
+    load.level = 2.25
+    assert entering(load, 8) == {Rung.POPULAR: 6, None: 2}
+    load.level = REFUSE
+    assert entering(load, 10) == {None: 10}
+
+
+def test_relief_comes_slowly_and_ends_at_ease() -> None:
+    load, clock = made()
+    load.level = 2.5
+    for _ in range(5):
+        interval(load, clock, 0.001)
+    assert round(load.level, 6) == 2.0  # refusing ends sooner
+    intervals = 0
+    while load.level > 0:
+        interval(load, clock, 0.001)
+        intervals += 1
+    assert intervals in (100, 101)  # 2 / 0.02, which is ten seconds; rounding may leave a trace
+    interval(load, clock, 0.03)
+    assert round(load.level, 6) == 0.1  # the step begins anew
+
+
+def test_only_so_many_are_inside() -> None:
+    load, _ = made(most_inside=4)
+    assert [load.enter() for _ in range(5)] == [Rung.FULL, Rung.FULL, Rung.POPULAR, Rung.POPULAR, None]
+    load.leave()
+    assert load.enter() is Rung.POPULAR
+    for _ in range(3):
+        load.leave()
+    assert load.enter() is Rung.FULL
+    assert made(most_inside=1)[0].enter() is Rung.FULL
+
+
+def test_what_is_left_of_the_time_decides_what_a_request_gets() -> None:
+    clock = Clock()
+    costs = {Rung.FULL: 0.02, Rung.SIMPLE: 0.005}
+    allowance = Allowance(clock, Rung.FULL, clock.now, seconds=0.05, patience=0.045)
+    assert allowance.best(costs.__getitem__) is Rung.FULL
+    clock.now += 0.031  # 19 ms are left
+    assert allowance.best(costs.__getitem__) is Rung.REMEMBERED
+    assert round(allowance.to_wait, 6) == 0.009  # 80% of 50 ms are sooner than its patience of 45 ms
+    clock.now += 0.015  # 4 ms
+    assert allowance.best(costs.__getitem__) is Rung.POPULAR
+    impatient = Allowance(clock, Rung.FULL, clock.now - 0.05, seconds=1.0, patience=0.04)
+    assert impatient.best(costs.__getitem__) is Rung.POPULAR
+    cheap = Allowance(clock, Rung.REMEMBERED, clock.now, seconds=1.0, patience=0.04)
+    assert cheap.best(costs.__getitem__) is Rung.REMEMBERED
+    assert Allowance(clock, Rung.POPULAR, clock.now, 1.0, 0.04).best(costs.__getitem__) is Rung.POPULAR
+
+
+def test_a_rung_that_was_slow_once_is_tried_again() -> None:
+    costs = Costs()
+    assert costs.of(Surface.HOME, Rung.FULL) == 0.0
+    costs.note(Surface.HOME, Rung.FULL, 0.010)
+    costs.note(Surface.HOME, Rung.FULL, 0.110)  # a mean of 0.02
+    assert round(costs.of(Surface.HOME, Rung.FULL), 9) == 0.040
+    answers = 0
+    while costs.of(Surface.HOME, Rung.FULL) > 0.02:
+        costs.note(Surface.HOME, Rung.SIMPLE, 0.001)
+        answers += 1
+    assert answers == 35  # 0.98^35 is the first power below a half
+    assert round(costs.of(Surface.HOME, Rung.SIMPLE), 9) == 0.002
+    assert costs.of(Surface.CART, Rung.FULL) == 0.0
+
+
+def test_the_loop_is_watched() -> None:
+    async def work() -> list[float]:
+        load = Load(asyncio.get_running_loop().time, queue_seconds=0.02, most_inside=1)
+        noted: list[float] = []
+        load.note = noted.append  # type: ignore[method-assign]
+        task = asyncio.create_task(load.watch())
+        while len(noted) < 3:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        return noted
+
+    assert all(lag >= 0 for lag in asyncio.run(work()))
