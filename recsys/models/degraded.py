@@ -1,0 +1,60 @@
+"""A model made worse on purpose: what becomes of a shop whose recommendations are less accurate than hoped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import numpy as np
+
+from recsys.ranking import NO_ITEM, Mask, Model, ModelState, Query, Ranking
+
+
+@dataclass(frozen=True)
+class Degraded:
+    """Gives each place of another model's answer, by chance, to a random item of those that may be shown and are not.
+
+    A place keeps its score, as that of a diversified list does; what came by chance claims no chance of its own and no reason. Repeatable
+    by the query's seed.
+    """
+
+    kind: ClassVar[str] = "degraded"
+    model: Model
+    share: float
+    """Chance of each place to be lost."""
+
+    @property
+    def name(self) -> str:
+        """That of the model."""
+        return self.model.name
+
+    def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
+        """See `Model`; as many items as the model finds."""
+        ranking = self.model.recommend(query, k, eligible)
+        rng = np.random.default_rng(query.seed)
+        lost = np.flatnonzero(rng.random(len(ranking)) < self.share)
+        free = eligible.copy()
+        free[ranking.items] = False
+        pool = np.flatnonzero(free)
+        lost = lost[: len(pool)]
+        if len(lost) == 0:
+            return ranking
+        items, because, sources = ranking.items.copy(), ranking.because.copy(), np.array(ranking.sources, dtype=object)
+        items[lost], because[lost], sources[lost] = rng.choice(pool, len(lost), replace=False), NO_ITEM, "random"
+        chances, enhanced = (None if one is None else one.copy() for one in (ranking.chances, ranking.enhanced))
+        if chances is not None:
+            chances[lost] = np.nan
+        if enhanced is not None:
+            enhanced[lost] = False
+        return replace(
+            ranking, items=items, sources=tuple(sources), because=because, chances=chances, enhanced=enhanced
+        )
+
+    def state(self) -> ModelState:
+        """See `Model`."""
+        return ModelState({"share": self.share}, parts=(self.model,))
+
+    @classmethod
+    def from_state(cls, state: ModelState) -> Self:
+        """See `Model`."""
+        return cls(state.parts[0], state.params["share"])
