@@ -159,7 +159,7 @@ calibrate-simulator: $(VENV)/installed ## Fit the simulator's clicks to the Open
 	$(BIN)/python -m benchmarks.calibrate_simulator
 
 case-study: $(VENV)/installed ## Five arms in the real service against shoppers whose truth is known
-	$(BIN)/python -m benchmarks.case_study
+	$(RECSYS) case-study
 
 docs: $(VENV)/installed ## Bring the documents' tables up to date with reports/
 	$(RECSYS) docs

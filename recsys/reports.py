@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
+from rich.console import Console
 
 from recsys.errors import UserError
 
@@ -89,6 +90,14 @@ def write_report(name: str, command: str, tables: Sequence[Table], directory: Pa
     path = directory / f"{name}.json"
     path.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n")
     return path
+
+
+def show(table: Table, console: Console) -> None:
+    """Title, rows and note on the terminal."""
+    console.print(f"[bold]{table.title}[/bold]")
+    for row in (table.columns, *table.rows):
+        console.print(*row, sep=" | ", highlight=False)
+    console.print(table.note)
 
 
 def read_tables(path: Path) -> tuple[Table, ...]:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.case_study import Outcome, lift, read, simulate, write_plan
 from pipelines.ingest import ingest
 from recsys.publish import publish
+from recsys.reality.study import Outcome, read, simulate, write_plan
+from recsys.reality.study_tables import lift
 from recsys.simulation.constants import Constants
 from tests.integration.test_simulator import CUT, running_redis, world_of
 from tests.shop import TILLS_MAPPING, tiny_dataset, write_tiny_bundle

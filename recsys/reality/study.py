@@ -1,6 +1,6 @@
 """The case study, closed loop: five arms in the real service, simulated shoppers whose truth is known, read out from what was logged.
 
-`make case-study` (`python -m benchmarks.case_study`). The phases are fitted on what lies before the test month; the simulator's shoppers want what the
+`recsys case-study`. The phases are fitted on what lies before the test month; the simulator's shoppers want what the
 same households really bought in it (docs/simulator.md). The service runs in this process, with its Redis and its database, under a simulated
 clock; `recsys tables` reads its log, and the readout is the one that `recsys report` prints. Beside each estimate stands what the
 simulator, which knows every chance, expects.
@@ -8,11 +8,9 @@ simulator, which knows every chance, expects.
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Final
@@ -23,7 +21,6 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.strict_cold import show
 from pipelines.ingest import ingest_log
 from pipelines.run import build_tables
 from recsys.dataset import Dataset, load_dataset, parse_day
@@ -34,7 +31,6 @@ from recsys.pack import write_bundle
 from recsys.phase1 import Workshop
 from recsys.phases import PHASES
 from recsys.publish import publish, publish_beside
-from recsys.reports import Cell, Table, interval, write_report
 from recsys.simulation.clicks import ClickModel
 from recsys.simulation.constants import Constants
 from recsys.simulation.log import Log
@@ -55,8 +51,6 @@ UNTIL: Final = "2018-01-01"
 EXPERIMENT: Final = "case-study"
 ARMS: Final = ("random", "random_again", "popularity", "phase1", "phase2", "phase3")
 """Random twice: the A/A comparison."""
-CLAIMS: Final = {"phase1": 0.23, "phase2": 0.41, "phase3": 0.47}
-"""CTR against random, of the case study."""
 STEPS: Final = (("phase1", "popularity"), ("phase2", "phase1"), ("phase3", "phase2"))
 METRICS: Final = ("ctr", "conversion", "revenue_per_unit", "total_revenue_per_unit")
 
@@ -147,87 +141,6 @@ def read(folder: Path, log: Log, console: Console) -> Outcome:
     return Outcome(read_out(experiment, units), against, truth)
 
 
-def lift(readout: Readout, arm: str, metric: str = "ctr") -> tuple[float, float, float] | None:
-    """Relative difference with its interval; None without data."""
-    rows = readout.lifts.filter(arm=arm, metric=metric, status="ok")
-    if not len(rows) or rows["relative"][0] is None:
-        return None
-    return rows["relative"][0], rows["relative_low"][0], rows["relative_high"][0]
-
-
-def _percent(found: tuple[float, float, float] | None) -> str:
-    return "–" if found is None else interval(*(100 * value for value in found), digits=1)
-
-
-def lifts_table(outcome: Outcome) -> Table:
-    """Every arm against random, beside the claim and the truth."""
-    true = outcome.truth["all"]
-    rows: list[list[Cell]] = []
-    for arm in ARMS:
-        estimate = lift(outcome.readout, arm)
-        expected = true[arm].ctr / true["random"].ctr - 1
-        claim = CLAIMS.get(arm)
-        met: Cell = "" if claim is None or estimate is None else estimate[1] > claim
-        covers: Cell = "" if estimate is None else estimate[1] <= expected <= estimate[2]
-        rows.append(
-            [
-                arm,
-                outcome.readout.units[arm],
-                f"{100 * true[arm].ctr:.3f}",
-                _percent(estimate),
-                f"{100 * expected:.1f}",
-                covers,
-                "" if claim is None else f"+{claim:.0%}",
-                met,
-                *(_percent(lift(outcome.readout, arm, metric)) for metric in METRICS[1:]),
-            ]
-        )
-    columns = [
-        "arm",
-        "visits",
-        "true CTR %",
-        "CTR lift % [95%]",
-        "true lift %",
-        "interval holds it",
-        "claim",
-        "lower bound above it",
-    ]
-    note = (
-        "Lifts over random items, one look at the end. The true figures are the simulator's expectations for the answers that were really "
-        "given. Conversion: orders that follow from a seen item, per exposure; revenue of a visit: attributed, and all of it."
-    )
-    names = ["conversion lift %", "attributed revenue lift %", "all revenue lift %"]
-    return Table("Five arms, and random twice", [*columns, *names], rows, note)
-
-
-def steps_table(outcome: Outcome) -> Table:
-    """Each phase against the one before."""
-    rows: list[list[Cell]] = []
-    true = outcome.truth["all"]
-    for arm, control in STEPS:
-        found = lift(outcome.against[control], arm)
-        expected = true[arm].ctr / true[control].ctr - 1
-        rows.append(
-            [f"{arm} over {control}", _percent(found), f"{100 * expected:.1f}", "" if found is None else found[1] > 0]
-        )
-    return Table("Each phase over the one before", ["", "CTR lift % [95%]", "true lift %", "surely above 0"], rows)
-
-
-def slices_table(outcome: Outcome) -> Table:
-    """The true lifts by who visits, and of new items."""
-    rows: list[list[Cell]] = []
-    for arm in ARMS[2:]:
-        row: list[Cell] = [arm]
-        for found in outcome.truth.values():
-            both = found.get(arm), found.get("random")
-            row.append("–" if None in both or not both[1].ctr else f"{100 * (both[0].ctr / both[1].ctr - 1):.1f}")  # type: ignore[union-attr]
-        mine, base = outcome.truth["all"][arm].new_item_ctr, outcome.truth["all"]["random"].new_item_ctr
-        row.append(f"{100 * (mine / base - 1):.1f}" if base and mine == mine else "–")
-        rows.append(row)
-    columns = ["arm", *(f"{name}, lift %" for name in outcome.truth), "new items, lift %"]
-    return Table("True CTR lifts over random, by who visits", columns, rows)
-
-
 def run(data: Path, folder: Path, constants: Constants, seed: int, console: Console) -> Outcome:
     """All of it, below `folder`, from the tables below `data`.
 
@@ -244,31 +157,3 @@ def run(data: Path, folder: Path, constants: Constants, seed: int, console: Cons
     with embedded_redis(folder / "redis") as url:
         log = simulate(folder, url, world, constants, seed, console)
     return read(folder, log, console)
-
-
-def main() -> None:
-    """Run, print, write the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where `recsys tables` has written")
-    parser.add_argument("--keep", type=Path, help="keep bundles, log and tables in this folder")
-    parser.add_argument("--browsing", type=float, help="visits without a purchase for each with one")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    console = Console()
-    constants = Constants.read()
-    if given.browsing is not None:
-        constants = replace(constants, traffic=replace(constants.traffic, browsing_visits=given.browsing))
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = given.keep or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        outcome = run(given.data, folder, constants, given.seed, console)
-    tables = [lifts_table(outcome), steps_table(outcome), slices_table(outcome)]
-    for table in tables:
-        show(table, console)
-    if outcome.readout.reason:
-        console.print(f"[red]no readout:[/red] {outcome.readout.reason}")
-    console.print(f"written: {write_report('case_study', 'make case-study', tables)}")
-
-
-if __name__ == "__main__":
-    main()
