@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -159,7 +160,9 @@ def rollback(
 
 
 def _follow_in_registry(data_dir: Path, version: str) -> None:
-    """Point MLflow's alias `champion` at the live version, where MLflow is installed."""
+    """Point MLflow's alias `champion` at the live version, where MLflow is installed and has ever been told of a model."""
+    if "MLFLOW_TRACKING_URI" not in os.environ and not (data_dir / "mlflow").exists():
+        return
     try:
         from recsys.tracking import set_champion
     except ModuleNotFoundError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
@@ -30,25 +30,7 @@ class Degraded:
 
     def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
         """See `Model`; as many items as the model finds."""
-        ranking = self.model.recommend(query, k, eligible)
-        rng = np.random.default_rng(query.seed)
-        lost = np.flatnonzero(rng.random(len(ranking)) < self.share)
-        free = eligible.copy()
-        free[ranking.items] = False
-        pool = np.flatnonzero(free)
-        lost = lost[: len(pool)]
-        if len(lost) == 0:
-            return ranking
-        items, because, sources = ranking.items.copy(), ranking.because.copy(), np.array(ranking.sources, dtype=object)
-        items[lost], because[lost], sources[lost] = rng.choice(pool, len(lost), replace=False), NO_ITEM, "random"
-        chances, enhanced = (None if one is None else one.copy() for one in (ranking.chances, ranking.enhanced))
-        if chances is not None:
-            chances[lost] = np.nan
-        if enhanced is not None:
-            enhanced[lost] = False
-        return replace(
-            ranking, items=items, sources=tuple(sources), because=because, chances=chances, enhanced=enhanced
-        )
+        return scattered(self.model.recommend(query, k, eligible), self.share, eligible, query.seed)
 
     def state(self) -> ModelState:
         """See `Model`."""
@@ -58,3 +40,23 @@ class Degraded:
     def from_state(cls, state: ModelState) -> Self:
         """See `Model`."""
         return cls(state.parts[0], state.params["share"])
+
+
+def scattered(ranking: Ranking, share: float, eligible: Mask, seed: int | tuple[int, ...]) -> Ranking:
+    """`ranking` with each place given, by a chance of `share`, to a random item of those eligible that it does not hold."""
+    rng = np.random.default_rng(seed)
+    lost = np.flatnonzero(rng.random(len(ranking)) < share)
+    free = eligible.copy()
+    free[ranking.items] = False
+    pool = np.flatnonzero(free)
+    lost = lost[: len(pool)]
+    if len(lost) == 0:
+        return ranking
+    items, because, sources = ranking.items.copy(), ranking.because.copy(), np.array(ranking.sources, dtype=object)
+    items[lost], because[lost], sources[lost] = rng.choice(pool, len(lost), replace=False), NO_ITEM, "random"
+    chances, enhanced = (None if one is None else one.copy() for one in (ranking.chances, ranking.enhanced))
+    if chances is not None:
+        chances[lost] = np.nan
+    if enhanced is not None:
+        enhanced[lost] = False
+    return Ranking(items, ranking.scores, tuple(sources), because, chances, enhanced)

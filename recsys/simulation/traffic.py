@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.simulation.constants import Mess, Traffic
+from recsys.simulation.constants import Constants, Mess, Traffic
 from recsys.simulation.world import Ints, World
 
 NO_BASKET: Final = -1
@@ -48,3 +48,14 @@ def plan_visits(world: World, traffic: Traffic, mess: Mess, seed: int) -> Visits
     anonymous = (rng.random(len(shopper)) < traffic.anonymous_share) | unknown[shopper] | bot
     order = np.argsort(second, kind="stable")
     return Visits(seed, shopper[order], second[order], basket[order], anonymous[order], bot[order])
+
+
+def visits_of(world: World, constants: Constants, n: int, seed: int) -> Visits:
+    """`n` visits in all: of those planned a random choice where there are more, with more browsing where there are fewer."""
+    traffic, real = constants.traffic, len(world.baskets) * (1 + constants.mess.bots)
+    if n > real * (1 + traffic.browsing_visits):
+        traffic = replace(traffic, browsing_visits=n / real)
+    planned = plan_visits(world, traffic, constants.mess, seed)
+    chosen = np.sort(np.random.default_rng((seed, 3)).choice(len(planned), min(n, len(planned)), replace=False))
+    columns = (planned.shopper, planned.second, planned.basket, planned.anonymous, planned.bot)
+    return Visits(seed, *(column[chosen] for column in columns))
