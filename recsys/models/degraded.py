@@ -54,7 +54,8 @@ def scattered(ranking: Ranking, share: float, eligible: Mask, seed: int | tuple[
         return ranking
     items, because, sources = ranking.items.copy(), ranking.because.copy(), np.array(ranking.sources, dtype=object)
     items[lost], because[lost], sources[lost] = rng.choice(pool, len(lost), replace=False), NO_ITEM, "random"
-    chances, enhanced = (None if one is None else one.copy() for one in (ranking.chances, ranking.enhanced))
+    chances = None if ranking.chances is None else ranking.chances.copy()
+    enhanced = None if ranking.enhanced is None else ranking.enhanced.copy()
     if chances is not None:
         chances[lost] = np.nan
     if enhanced is not None:

@@ -57,5 +57,11 @@ def visits_of(world: World, constants: Constants, n: int, seed: int) -> Visits:
         traffic = replace(traffic, browsing_visits=n / real)
     planned = plan_visits(world, traffic, constants.mess, seed)
     chosen = np.sort(np.random.default_rng((seed, 3)).choice(len(planned), min(n, len(planned)), replace=False))
-    columns = (planned.shopper, planned.second, planned.basket, planned.anonymous, planned.bot)
-    return Visits(seed, *(column[chosen] for column in columns))
+    return Visits(
+        seed,
+        planned.shopper[chosen],
+        planned.second[chosen],
+        planned.basket[chosen],
+        planned.anonymous[chosen],
+        planned.bot[chosen],
+    )
