@@ -104,8 +104,20 @@ class Simulation:
             ShopError: the shop did not answer.
             ValueError: it showed an item that is not in the catalogue.
         """
-        for number in track(range(len(self._visits))):
+        self.advance(track(range(len(self._visits))))
+        return self.finish()
+
+    def advance(self, numbers: Iterable[int]) -> None:
+        """Those visits, which come next in order of time.
+
+        Raises:
+            ShopError, ValueError: see `run`.
+        """
+        for number in numbers:
             self._visit(number)
+
+    def finish(self) -> Log:
+        """Bring what was late; what happened in the visits so far, which were all."""
         self._courier.finish(float(self._world.until))
         return self._ledger.close(self._world, self._visits, self._courier.counts)
 

@@ -38,7 +38,10 @@ class Visits:
         shoppers = np.unique(self.shopper)
         n = max(1, round(share * len(shoppers)))
         chosen = np.random.default_rng((self.seed, 3)).choice(shoppers, n, replace=False)
-        rows = np.isin(self.shopper, chosen)
+        return self.where(np.isin(self.shopper, chosen))
+
+    def where(self, rows: NDArray[np.bool_]) -> Visits:
+        """Those visits only."""
         return Visits(
             self.seed, self.shopper[rows], self.second[rows], self.basket[rows], self.anonymous[rows], self.bot[rows]
         )

@@ -44,10 +44,18 @@ def expectations(log: Log, where: pl.Expr = SLICES["all"]) -> dict[str, Expectat
     Each answer counts with its expectation given all that was seen before, so the mean of what happened is estimated without the noise of
     single clicks; exactly, where answers do not depend on clicks.
     """
-    pages = log.pages.filter(~pl.col("bot"), where)
-    sums = pages.group_by("label").agg(
-        pl.col("shown", "expected_clicks", "new_shown", "expected_new_clicks", "expected_revenue_cents").sum(),
-        pl.col("visit").n_unique().alias("visits"),
+    return expected_of(log.pages, where)
+
+
+def expected_of(pages: pl.DataFrame, where: pl.Expr = SLICES["all"]) -> dict[str, Expectation]:
+    """The same of pages, `recsys.simulation.log.PAGES`, of several runs together, say; visits have different numbers."""
+    sums = (
+        pages.filter(~pl.col("bot"), where)
+        .group_by("label")
+        .agg(
+            pl.col("shown", "expected_clicks", "new_shown", "expected_new_clicks", "expected_revenue_cents").sum(),
+            pl.col("visit").n_unique().alias("visits"),
+        )
     )
     return {
         row["label"]: Expectation(
