@@ -38,20 +38,23 @@ def case_study(
         return
     from recsys.reality.outcome import run
     from recsys.reality.sensitivity_plot import plot_sensitivity
-    from recsys.reality.study_tables import tables
+    from recsys.reality.study_tables import detail_tables, main_tables
     from recsys.reports import show, write_report
     from recsys.simulation.constants import Constants
 
     constants = Constants.read()
     with _folder(keep) as folder:
         outcome = run(data_dir, folder, constants, visits, seed, console)
-    found = tables(outcome)
-    for table in found:
+    found, details = main_tables(outcome), detail_tables(outcome)
+    for table in (*found, *details):
         show(table, console)
     if outcome.readout.reason:
         console.print(f"[red]no readout:[/red] {outcome.readout.reason}")
     plot_sensitivity(outcome.moved, constants, PICTURE)
-    console.print(f"written: {write_report('case_study', 'make case-study', found)} and {PICTURE}")
+    command = f"recsys case-study --visits {visits}" + (f" --seed {seed}" if seed else "")
+    for name, own in (("case_study", found), ("case_study_details", details)):
+        console.print(f"written: {write_report(name, command, own)}")
+    console.print(f"written: {PICTURE}")
 
 
 def _weeks(data_dir: Path, weeks: int, visits: int, seed: int) -> None:

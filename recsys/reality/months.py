@@ -171,6 +171,7 @@ def simulate_month(order: Order, track: Track) -> Month:
 @contextmanager
 def prepared(order: Order) -> Iterator[None]:
     """The month's folder: a shop that has the catalogue, the users, the bundles and no past but what the bundles know."""
+    shutil.rmtree(order.folder, ignore_errors=True)  # what an interrupted run left
     order.folder.mkdir(parents=True)
     (order.folder / "bundles").symlink_to(order.bundles.resolve(), target_is_directory=True)
     copy_raw(order.data, order.folder)

@@ -43,12 +43,14 @@ def percent(found: Found | None) -> str:
     return interval(100 * value, 100 * low, 100 * high, digits=1)
 
 
-def tables(outcome: Outcome) -> list[Table]:
-    """All of them, in the order in which they are read."""
+def main_tables(outcome: Outcome) -> list[Table]:
+    """What came of the experiment, and whether to believe it."""
+    return [lifts_table(outcome), steps_table(outcome), checks_table(outcome)]
+
+
+def detail_tables(outcome: Outcome) -> list[Table]:
+    """For whom, how sure, and under which assumptions."""
     return [
-        lifts_table(outcome),
-        steps_table(outcome),
-        checks_table(outcome),
         slices_table(outcome),
         true_slices_table(outcome),
         precision_table(outcome),
@@ -226,7 +228,7 @@ def sensitivity_table(outcome: Outcome) -> Table:
             own = outcome.moved.filter(constant=name, value=value)
             lifts = dict(zip(own["arm"], own["lift"], strict=True))
             rows.append([name, value, *(f"{100 * lifts[arm]:.1f}" for arm in ("popularity", *CLAIMS))])
-    note = "The answers that were given, looked at under other constants; the others stay as they are. ![](img/sensitivity.png)"
+    note = "The answers that were given, looked at under other constants; the others stay as they are."
     columns = ["assumption", "value", *(f"{arm}, lift %" for arm in ("popularity", *CLAIMS))]
     return Table("True lifts over random under other assumptions", columns, rows, note)
 

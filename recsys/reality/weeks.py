@@ -71,6 +71,8 @@ class Order:
     folder: Path
     """Its own, to be made."""
     data: Path
+    days: tuple[str, str]
+    """Of the world: from and until before (`YYYY-MM-DD`). The weeks are its first."""
     weeks: int
     constants: Constants
     seed: int
@@ -125,7 +127,7 @@ def run_weeks(
     world = World.read(data / "tables", CUT, UNTIL)
     share = visits / len(_visits_of(world, constants, weeks, seed, 1.0))
     orders = [
-        Order(variant, folder / f"weeks-{number}", data, weeks, constants, seed, share)
+        Order(variant, folder / f"weeks-{number}", data, (CUT, UNTIL), weeks, constants, seed, share)
         for number, variant in enumerate(VARIANTS)
     ]
     found = side_by_side(simulate_weeks, orders, len(VARIANTS) * visits, console)
@@ -134,10 +136,10 @@ def run_weeks(
 
 def simulate_weeks(order: Order, track: Track) -> list[Week]:
     """The weeks of one variant, in its folder."""
-    world = World.read(order.data / "tables", CUT, UNTIL)
+    world = World.read(order.data / "tables", *order.days)
     visits = _visits_of(world, order.constants, order.weeks, order.seed, order.visits_share)
     order.folder.mkdir(parents=True)
-    copy_raw(order.data, order.folder, until=CUT)
+    copy_raw(order.data, order.folder, until=order.days[0])
     (order.folder / "experiments.toml").write_text(f"[exploration]\nrandom = {order.variant.exploring}\n")
     retrain(order.folder, world.cut)
     model, clock = ClickModel.of(world, order.constants), SimulatedClock(float(world.cut))
