@@ -3,52 +3,66 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.text import Text
 
 from recsys.cli.options import DEFAULT_DATA_DIR, DataDir, console
 
+PICTURE: Final = Path("docs/img/sensitivity.png")
+WEEKS_VISITS: Final = 12_000
+"""Of each way to run the weeks."""
+
 app = typer.Typer()
 
 
 @app.command("case-study")
 def case_study(
-    keep: Annotated[Path | None, typer.Option(help="Keep bundles, log and tables in this folder.")] = None,
-    browsing: Annotated[
-        float | None,
-        typer.Option(min=0, help="Visits without a purchase for each with one; the simulator's own by default."),
+    visits: Annotated[int, typer.Option(min=1_000, help="Simulated visits of the experiment, about.")] = 150_000,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep the bundles in this folder, and use those that are there.")
     ] = None,
+    weeks: Annotated[
+        int,
+        typer.Option(min=0, max=4, help="Instead: so many weeks in which phase 1 learns from its own log, three ways."),
+    ] = 0,
     seed: int = 0,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Five arms in the real service against simulated shoppers (docs/simulator.md); writes reports/."""
-    from recsys.reality.study import run
-    from recsys.reality.study_tables import lifts_table, slices_table, steps_table
+    """Arms in the real service against simulated shoppers (docs/simulator.md); writes reports/."""
+    if weeks:
+        _weeks(data_dir, weeks, min(visits, WEEKS_VISITS), seed)
+        return
+    from recsys.reality.outcome import run
+    from recsys.reality.sensitivity_plot import plot_sensitivity
+    from recsys.reality.study_tables import detail_tables, main_tables
     from recsys.reports import show, write_report
     from recsys.simulation.constants import Constants
 
     constants = Constants.read()
-    if browsing is not None:
-        constants = replace(constants, traffic=replace(constants.traffic, browsing_visits=browsing))
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = keep or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        outcome = run(data_dir, folder, constants, seed, console)
-    tables = [lifts_table(outcome), steps_table(outcome), slices_table(outcome)]
-    for table in tables:
+    with _folder(keep) as folder:
+        outcome = run(data_dir, folder, constants, visits, seed, console)
+    found, details = main_tables(outcome), detail_tables(outcome)
+    for table in (*found, *details):
         show(table, console)
     if outcome.readout.reason:
         console.print(f"[red]no readout:[/red] {outcome.readout.reason}")
-    console.print(f"written: {write_report('case_study', 'make case-study', tables)}")
+    plot_sensitivity(outcome.moved, constants, PICTURE)
+    command = f"recsys case-study --visits {visits}" + (f" --seed {seed}" if seed else "")
+    for name, own in (("case_study", found), ("case_study_details", details)):
+        console.print(f"written: {write_report(name, command, own)}")
+    console.print(f"written: {PICTURE}")
 
 
 @app.command("reality-check")
 def reality_check(
-    visits: Annotated[int, typer.Option(min=100, help="Simulated visits, spread over the arms.")] = 40_000,
+    visits: Annotated[
+        int, typer.Option(min=100, help="Simulated visits, spread over the arms; a month has about 39,000.")
+    ] = 40_000,
     out: Annotated[Path, typer.Option(help="The page; its JSON lies beside it, and the decision report below.")] = Path(
         "reports/reality_check.html"
     ),
@@ -72,9 +86,7 @@ def reality_check(
     from recsys.reality.page import write_page
 
     options = Options(visits, seed, runbook, Shop(visits_per_year, peak), Rates(core_hour, gib_hour))
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = keep or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
+    with _folder(keep) as folder:
         check = run(data_dir, folder, out, options, console)
     for question, answer in answers(check).items():
         console.print(f"[bold]{question}[/bold]")
@@ -83,3 +95,25 @@ def reality_check(
     console.print(f"written: {page} and {data}")
     if check.failed_steps:
         raise UserError(f"steps of {runbook} failed: {', '.join(step.title for step in check.failed_steps)}")
+
+
+def _weeks(data_dir: Path, weeks: int, visits: int, seed: int) -> None:
+    from recsys.reality.weeks import run_weeks
+    from recsys.reports import show, write_report
+    from recsys.simulation.constants import Constants
+
+    with _folder(None) as folder:
+        table = run_weeks(data_dir, folder, Constants.read(), weeks, visits, seed, console)
+    show(table, console)
+    console.print(f"written: {write_report('case_study_weeks', f'recsys case-study --weeks {weeks}', [table])}")
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    """A folder to work in, which is gone afterwards unless it is to be kept."""
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)

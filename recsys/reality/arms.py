@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
 from rich.console import Console
-from rich.progress import track
 
+from pipelines.ingest import ingest_log
+from pipelines.run import build_tables
 from recsys.compose import Fallback
 from recsys.dataset import Dataset
 from recsys.events import Surface
-from recsys.experiments.analysis import Readout
+from recsys.experiments.analysis import Readout, read_out
+from recsys.experiments.reading import read_plan
 from recsys.experiments.roi import Figure
 from recsys.models.fit.frequency import FrequencyRecommender
 from recsys.models.fit.popularity import CategoryPopularityRecommender, PopularityRecommender
@@ -27,14 +29,10 @@ from recsys.pack import write_bundle
 from recsys.phase1 import Workshop
 from recsys.ranking import Model
 from recsys.reality.accuracy import Degradation
-from recsys.reality.study import EXPERIMENT, METRICS, service
-from recsys.simulation.clicks import ClickModel
-from recsys.simulation.constants import Constants
+from recsys.reality.study import EXPERIMENT, METRICS
 from recsys.simulation.log import Log
-from recsys.simulation.loop import Simulation
-from recsys.simulation.shops import AsgiShop, SimulatedClock
-from recsys.simulation.traffic import visits_of
-from recsys.simulation.world import Floats, World
+from recsys.simulation.world import Floats
+from recsys.store.database import database_url
 
 RANDOM: Final = "random"
 POPULARITY: Final = "popularity"
@@ -120,12 +118,13 @@ def _toml(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def send(folder: Path, redis_url: str, world: World, constants: Constants, n: int, seed: int, console: Console) -> Log:
-    """`n` visits to the service below `folder`, under the plan there."""
-    clock = SimulatedClock(float(world.cut))
-    with AsgiShop(service(folder, redis_url, clock), clock) as shop:
-        simulation = Simulation(ClickModel.of(world, constants), constants, visits_of(world, constants, n, seed), shop)
-        return simulation.run(lambda numbers: track(numbers, "visits", console=console))
+def read_log(folder: Path, console: Console) -> Readout:
+    """What the report reads from the service's log below `folder`: every arm against the random one."""
+    (experiment,) = read_plan(folder / "experiments.toml").experiments
+    assert experiment.stop is not None
+    ingest_log(database_url(folder), folder, console)
+    build_tables(folder, console, as_of=experiment.stop + timedelta(days=1))
+    return read_out(experiment, pl.read_parquet(folder / "tables" / "experiment_units.parquet"))
 
 
 @dataclass(frozen=True, slots=True)

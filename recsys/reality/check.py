@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from rich.console import Console
+from rich.progress import track
 
 from recsys.bundle import load_bundle
 from recsys.dataset import Dataset, load_dataset
@@ -23,7 +24,7 @@ from recsys.events import Surface
 from recsys.experiments.reading import read_plan
 from recsys.experiments.roi import Figure, Inputs, Return, reckon
 from recsys.phases import PHASES
-from recsys.publish import live_version, served_phases
+from recsys.publish import served_phases
 from recsys.reality.accuracy import Degradation, degradations
 from recsys.reality.arms import (
     ENSEMBLE,
@@ -31,19 +32,21 @@ from recsys.reality.arms import (
     Trial,
     configurations,
     degraded_arm,
-    send,
+    read_log,
     visit_sums,
     write_plan,
     write_simple_bundles,
 )
 from recsys.reality.engineer import Burden, burden
 from recsys.reality.money import Infrastructure, Rates, Shop, infrastructure, roi_inputs
+from recsys.reality.months import copy_raw, simulate
 from recsys.reality.rollback import RollbackDrill, rollback_drill
 from recsys.reality.runbook import RUNBOOK, Carried, runbook_drill
 from recsys.reality.serving import publish_links
-from recsys.reality.study import CUT, EXPERIMENT, UNTIL, fit_bundles, read
+from recsys.reality.study import CUT, EXPERIMENT, UNTIL, fit_bundles
 from recsys.reality.traffic import page_requests
 from recsys.simulation.constants import Constants
+from recsys.simulation.traffic import plan_visits
 from recsys.simulation.world import World
 from service.embedded_redis import embedded_redis
 
@@ -136,8 +139,7 @@ def reality_check(data: Path, folder: Path, out: Path, options: Options, console
         if not (data / name).exists():
             raise UserError(f"{data / name} is missing: run `recsys ingest` and `recsys tables` first")
     dataset = load_dataset(data / "tables")
-    if live_version(folder / "bundles") is None:
-        fit_bundles(dataset, folder, console)
+    fit_bundles(folder, data / "tables", console)
     world = World.read(data / "tables", cut=CUT, until=UNTIL)
     versions = served_phases(folder / "bundles")
     live, before = (folder / "bundles" / versions[phase] for phase in (max(PHASES), max(PHASES) - 1))
@@ -206,14 +208,18 @@ def _experiment(
         shutil.rmtree(folder)
     before, ensemble = bundles
     publish_links(folder / "bundles", (ensemble, before))  # the ensemble is what the report is asked about
-    shutil.copytree(data / "raw", folder / "raw")
+    copy_raw(data, folder)
     with console.status("fitting what needs no learning"):
         simple = write_simple_bundles(folder / "bundles", dataset.before(world.cut), world.cut)
     start, stop = (datetime.fromtimestamp(second, UTC).date() for second in (world.cut, world.until))
     write_plan(folder, configurations(ensemble.name, worse, simple), start, stop)
+    planned = plan_visits(world, constants.traffic, constants.mess, options.seed)
+    visits = planned.of_some(options.visits / len(planned))
     with embedded_redis(folder / "redis") as url:
-        log = send(folder, url, world, constants, options.visits, options.seed, console)
-    readout = read(folder, log, console).readout
+        log = simulate(
+            folder, url, world, visits, constants, track=lambda numbers: track(numbers, "visits", console=console)
+        )
+    readout = read_log(folder, console)
     if readout.reason:
         raise UserError(f"the experiment has no readout: {readout.reason}")
     return Trial(visit_sums(log), readout)

@@ -1,17 +1,13 @@
-"""The case study, closed loop: five arms in the real service, simulated shoppers whose truth is known, read out from what was logged.
+"""The set-up of the case study: its month, its arms, the bundles that serve them, and the service under a simulated clock.
 
-`recsys case-study`. The phases are fitted on what lies before the test month; the simulator's shoppers want what the
-same households really bought in it (docs/simulator.md). The service runs in this process, with its Redis and its database, under a simulated
-clock; `recsys tables` reads its log, and the readout is the one that `recsys report` prints. Beside each estimate stands what the
-simulator, which knows every chance, expects.
+The phases are fitted on what lies before the test month; the simulator's shoppers want what the same households really bought in it
+(docs/simulator.md). `recsys.reality.months` simulates it, `recsys.reality.outcome` reads it out.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date, timedelta
+from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Final
 
@@ -19,29 +15,19 @@ import polars as pl
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from rich.console import Console
-from rich.progress import track
 
-from pipelines.ingest import ingest_log
-from pipelines.run import build_tables
-from recsys.dataset import Dataset, load_dataset, parse_day
+from recsys.dataset import load_dataset, parse_day
 from recsys.errors import UserError
-from recsys.experiments.analysis import Readout, read_out
+from recsys.experiments.plan import Experiment
 from recsys.experiments.reading import read_plan
 from recsys.pack import write_bundle
 from recsys.phase1 import Workshop
 from recsys.phases import PHASES
-from recsys.publish import publish, publish_beside
-from recsys.simulation.clicks import ClickModel
-from recsys.simulation.constants import Constants
-from recsys.simulation.log import Log
-from recsys.simulation.loop import Simulation
-from recsys.simulation.shops import AsgiShop, SimulatedClock
-from recsys.simulation.traffic import plan_visits
-from recsys.simulation.truth import SLICES, Expectation, expectations
+from recsys.publish import publish, publish_beside, served_phases
+from recsys.simulation.shops import SimulatedClock
 from recsys.simulation.world import World
 from recsys.store.database import database_url, opened
 from recsys.store.migrate import upgrade
-from service.embedded_redis import embedded_redis
 from service.main import wire
 from service.metrics import Metrics
 from service.settings import Settings
@@ -49,23 +35,39 @@ from service.settings import Settings
 CUT: Final = "2017-12-01"
 UNTIL: Final = "2018-01-01"
 EXPERIMENT: Final = "case-study"
-ARMS: Final = ("random", "random_again", "popularity", "phase1", "phase2", "phase3")
-"""Random twice: the A/A comparison."""
-STEPS: Final = (("phase1", "popularity"), ("phase2", "phase1"), ("phase3", "phase2"))
+SHARES: Final[Mapping[str, float]] = {
+    "random": 0.3,
+    "random_again": 0.12,
+    "random_plus5": 0.12,
+    "popularity": 0.1,
+    "phase1": 0.12,
+    "phase2": 0.12,
+    "phase3": 0.12,
+}
+"""Of the visits. What every lift is measured against gets most: of k arms with r times its CTR each, the root of k * r times as much as one is best."""
+ADDED: Final[Mapping[str, float]] = {"random_plus5": 1.05}
+"""Whose items shoppers click so many times as often, on purpose: an effect that the experiment has to find."""
 METRICS: Final = ("ctr", "conversion", "revenue_per_unit", "total_revenue_per_unit")
+CAMPAIGN_SHARES: Final[Mapping[str, float]] = {"random": 0.4, "phase1": 0.2, "phase2": 0.2, "phase3": 0.2}
+CAMPAIGN_ITEMS: Final = 80
+"""At most: as many as the largest campaign of the Open Bandit logs has. Random items of a whole catalogue tell nothing of other policies."""
 
 
-def fit_bundles(dataset: Dataset, folder: Path, console: Console) -> None:
-    """The three phases with their defaults, fitted on what lies before the cut; phase 3 is live, the others serve beside it."""
-    at = parse_day(CUT)
-    learnt = dataset.before(at)
+def fit_bundles(folder: Path, tables: Path, console: Console) -> None:
+    """The three phases with their defaults, fitted on what lies before the cut, where they are not there yet; phase 3 is live, the others
+    serve beside it."""
+    bundles, at = folder / "bundles", parse_day(CUT)
+    if bundles.exists() and len(served_phases(bundles)) == len(PHASES):
+        console.print(f"bundles of every phase are in {bundles} and are used again")
+        return
+    learnt = load_dataset(tables).before(at)
     workshop = Workshop(learnt, at, 0)
     for phase, plan in PHASES.items():
         with console.status(f"fitting phase {phase} before {CUT}"):
             surfaces, popularity = plan.build_surfaces(workshop, plan.DEFAULT)
             known = {"since": 0, "until": at, "fingerprint": "", "log_until": 0, "catalogue_bytes": 0}
             bundle = write_bundle(
-                folder / "bundles",
+                bundles,
                 phase=phase,
                 surfaces=surfaces,
                 popularity=popularity,
@@ -73,27 +75,25 @@ def fit_bundles(dataset: Dataset, folder: Path, console: Console) -> None:
                 at=at,
                 metadata={"currency": "USD", "data": known},
             )
-        (publish if phase == max(PHASES) else publish_beside)(folder / "bundles", bundle.name)
+        (publish if phase == max(PHASES) else publish_beside)(bundles, bundle.name)
 
 
-def write_plan(folder: Path, arms: Sequence[str], start: date, stop: date) -> Path:
-    """Every visit is in one of the arms, with equal shares."""
-    share = round(1 / len(arms), 4)
-    shares = [share] * (len(arms) - 1) + [round(1 - share * (len(arms) - 1), 4)]
+def write_plan(path: Path, shares: Mapping[str, float], start: date, stop: date) -> Experiment:
+    """Every visit is in one of the arms; an arm's name begins with what it answers with, up to an underscore."""
     tables = "\n".join(
-        f'    {{ name = "{name}", share = {share}, phase = "{name.removesuffix("_again")}" }},'
-        for name, share in zip(arms, shares, strict=True)
+        f'    {{ name = "{name}", share = {share}, phase = "{name.partition("_")[0]}" }},'
+        for name, share in shares.items()
     )
-    path = folder / "experiments.toml"
     path.write_text(
         f'[layers.ranking]\nunit = "session"\n\n[[experiments]]\nname = "{EXPERIMENT}"\nlayer = "ranking"\ncontrol = "random"\n'
         f"start = {start}\nstop = {stop}\nmetrics = {list(METRICS)}\narms = [\n{tables}\n]\n"
     )
-    return path
+    (experiment,) = read_plan(path).experiments
+    return experiment
 
 
 def service(folder: Path, redis_url: str, clock: SimulatedClock) -> FastAPI:
-    """The service below `folder` under a simulated clock."""
+    """The service below `folder` under a simulated clock, with the experiments of its `experiments.toml`."""
     plan = folder / "experiments.toml"
     settings = Settings(
         data_dir=folder, redis_url=redis_url, redis_timeout_ms=1_000, experiments=plan, rules=None, database_url=None
@@ -103,57 +103,18 @@ def service(folder: Path, redis_url: str, clock: SimulatedClock) -> FastAPI:
     return wire(settings, Metrics(settings.shop, CollectorRegistry()), clock)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What the experiment says, and what is true."""
-
-    readout: Readout
-    against: dict[str, Readout]
-    """The same, read against other arms than random."""
-    truth: dict[str, dict[str, Expectation]]
-    """By slice and arm."""
-
-
-def simulate(folder: Path, redis_url: str, world: World, constants: Constants, seed: int, console: Console) -> Log:
-    """The world's visits to the service below `folder`."""
-    visits = plan_visits(world, constants.traffic, constants.mess, seed)
-    clock = SimulatedClock(float(world.cut))
-    with AsgiShop(service(folder, redis_url, clock), clock) as shop:
-        model = ClickModel.of(world, constants)
-        simulation = Simulation(model, constants, visits, shop)
-        return simulation.run(lambda numbers: track(numbers, "visits", console=console))
-
-
-def read(folder: Path, log: Log, console: Console) -> Outcome:
-    """From the service's log to lifts, by the same tables and statistics as a shop's."""
-    (experiment,) = read_plan(folder / "experiments.toml").experiments
-    assert experiment.stop is not None
-    ingest_log(database_url(folder), folder, console)
-    build_tables(folder, console, as_of=experiment.stop + timedelta(days=1))
-    units = pl.read_parquet(folder / "tables" / "experiment_units.parquet")
-    named = {arm.name for arm in experiment.arms}
-    against = {
-        control: read_out(experiment.model_copy(update={"control": control}), units)
-        for control in dict.fromkeys(control for _, control in STEPS)
-        if control in named
-    }
-    truth = {name: expectations(log, where) for name, where in SLICES.items()}
-    return Outcome(read_out(experiment, units), against, truth)
-
-
-def run(data: Path, folder: Path, constants: Constants, seed: int, console: Console) -> Outcome:
-    """All of it, below `folder`, from the tables below `data`.
+def campaign_category(world: World, tables: Path) -> str:
+    """The category whose items sold most before the cut, of those with at most `CAMPAIGN_ITEMS` that can be shown.
 
     Raises:
-        UserError: there are no tables.
+        UserError: there is none.
     """
-    for name in ("raw", "tables"):
-        if not (data / name).exists():
-            raise UserError(f"{data / name} is missing: run `recsys ingest` and `recsys tables` first")
-        shutil.copytree(data / name, folder / name)
-    fit_bundles(load_dataset(folder / "tables"), folder, console)
-    write_plan(folder, ARMS, date.fromisoformat(CUT), date.fromisoformat(UNTIL))
-    world = World.read(folder / "tables", cut=CUT, until=UNTIL)
-    with embedded_redis(folder / "redis") as url:
-        log = simulate(folder, url, world, constants, seed, console)
-    return read(folder, log, console)
+    items = pl.read_parquet(tables / "items.parquet", columns=["item_id", "category"]).sort("item_id")
+    sold = items.with_columns(sold=world.items.sold_before, available=world.items.available)
+    sums = sold.drop_nulls("category").group_by("category").agg(pl.col("sold", "available").sum())
+    fit = sums.filter(pl.col("available") <= CAMPAIGN_ITEMS, pl.col("available") >= CAMPAIGN_ITEMS // 4)
+    if fit.is_empty():
+        raise UserError(
+            f"no category has {CAMPAIGN_ITEMS // 4} to {CAMPAIGN_ITEMS} items: there is nothing for a campaign"
+        )
+    return str(fit.sort("sold", "category", descending=[True, False])["category"][0])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.simulation.constants import Constants, Mess, Traffic
+from recsys.simulation.constants import Mess, Traffic
 from recsys.simulation.world import Ints, World
 
 NO_BASKET: Final = -1
@@ -31,6 +31,21 @@ class Visits:
     def __len__(self) -> int:
         return len(self.shopper)
 
+    def of_some(self, share: float) -> Visits:
+        """All visits of a random share of the shoppers, so that each sees as much as ever."""
+        if share >= 1:
+            return self
+        shoppers = np.unique(self.shopper)
+        n = max(1, round(share * len(shoppers)))
+        chosen = np.random.default_rng((self.seed, 3)).choice(shoppers, n, replace=False)
+        return self.where(np.isin(self.shopper, chosen))
+
+    def where(self, rows: NDArray[np.bool_]) -> Visits:
+        """Those visits only."""
+        return Visits(
+            self.seed, self.shopper[rows], self.second[rows], self.basket[rows], self.anonymous[rows], self.bot[rows]
+        )
+
 
 def plan_visits(world: World, traffic: Traffic, mess: Mess, seed: int) -> Visits:
     """The visits of a world's window; the same for the same seed."""
@@ -48,20 +63,3 @@ def plan_visits(world: World, traffic: Traffic, mess: Mess, seed: int) -> Visits
     anonymous = (rng.random(len(shopper)) < traffic.anonymous_share) | unknown[shopper] | bot
     order = np.argsort(second, kind="stable")
     return Visits(seed, shopper[order], second[order], basket[order], anonymous[order], bot[order])
-
-
-def visits_of(world: World, constants: Constants, n: int, seed: int) -> Visits:
-    """`n` visits in all: of those planned a random choice where there are more, with more browsing where there are fewer."""
-    traffic, real = constants.traffic, len(world.baskets) * (1 + constants.mess.bots)
-    if n > real * (1 + traffic.browsing_visits):
-        traffic = replace(traffic, browsing_visits=n / real)
-    planned = plan_visits(world, traffic, constants.mess, seed)
-    chosen = np.sort(np.random.default_rng((seed, 3)).choice(len(planned), min(n, len(planned)), replace=False))
-    return Visits(
-        seed,
-        planned.shopper[chosen],
-        planned.second[chosen],
-        planned.basket[chosen],
-        planned.anonymous[chosen],
-        planned.bot[chosen],
-    )

@@ -118,6 +118,7 @@ def test_http_and_in_process_give_the_same_result(
             in_process = simulate(world, shop)
     assert over_http.pages.equals(in_process.pages) and over_http.visits.equals(in_process.visits)
     assert over_http.sent == in_process.sent
+    assert set(over_http.pages["surface"]) == {*Constants.read().traffic.home_widgets, "similar", "cart"}
     clicked = over_http.pages.filter(~pl.col("bot"))
     assert clicked["clicks"].sum() > 100
     assert over_http.sent["duplicate"] > 0 and over_http.sent["accepted"] > 500
