@@ -40,12 +40,13 @@ def embedded_redis(folder: Path) -> Iterator[str]:
         except BlockingIOError:
             yield url
             return
-        if not _answers(url):
-            _start(folder, socket, url)
+        process = None if _answers(url) else _start(folder, socket, url)
         try:
             yield url
         finally:
             _stop(url)
+            if process is not None:
+                process.wait()
 
 
 def socket_url(folder: Path) -> str:
@@ -53,7 +54,7 @@ def socket_url(folder: Path) -> str:
     return f"unix://{folder.resolve() / 'redis.sock'}"
 
 
-def _start(folder: Path, socket: Path, url: str) -> None:
+def _start(folder: Path, socket: Path, url: str) -> subprocess.Popen[bytes]:
     log = folder / "redis.log"
     process = subprocess.Popen(
         [
@@ -70,6 +71,7 @@ def _start(folder: Path, socket: Path, url: str) -> None:
             process.kill()
             raise UserError(f"the embedded Redis does not start; its log is {log}. Or set REDIS_URL to another one")
         time.sleep(0.02)
+    return process
 
 
 def _stop(url: str) -> None:

@@ -85,7 +85,13 @@ def reality_check(
     from recsys.reality.money import Rates, Shop
     from recsys.reality.page import write_page
 
-    options = Options(visits, seed, runbook, Shop(visits_per_year, peak), Rates(core_hour, gib_hour))
+    options = Options(
+        visits=visits,
+        seed=seed,
+        runbook=runbook,
+        shop=Shop(visits_per_year, peak),
+        rates=Rates(core_hour, gib_hour),
+    )
     with _folder(keep) as folder:
         check = run(data_dir, folder, out, options, console)
     for question, answer in answers(check).items():

@@ -45,7 +45,7 @@ def degradations(
     """
     answers = [model.recommend(_query(case), PRIMARY.k, task.available) for case in task.cases]
     whole = _ndcg(answers, task, 0.0, seed)
-    floor = _ndcg(answers, task, 1.0, seed).mean() / whole.mean()
+    floor = float(_ndcg(answers, task, 1.0, seed).mean() / whole.mean())
     found = []
     for target in targets:
         share = (1.0 - target) / (1.0 - floor)

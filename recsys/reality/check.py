@@ -25,7 +25,7 @@ from recsys.experiments.reading import read_plan
 from recsys.experiments.roi import Figure, Inputs, Return, reckon
 from recsys.phases import PHASES
 from recsys.publish import served_phases
-from recsys.reality.accuracy import Degradation, degradations
+from recsys.reality.accuracy import TARGETS, Degradation, degradations
 from recsys.reality.arms import (
     ENSEMBLE,
     SIMPLE,
@@ -62,6 +62,8 @@ class Options:
 
     visits: int = VISITS
     seed: int = 0
+    targets: tuple[float, ...] = TARGETS
+    """See `recsys.reality.accuracy`."""
     runbook: Path = RUNBOOK
     shop: Shop = field(default_factory=Shop)
     rates: Rates = field(default_factory=Rates)
@@ -170,7 +172,7 @@ def held(
         steps = runbook_drill(live, before, options.runbook)
     with console.status("how accurate degraded answers are"):
         task = sample(make_task(dataset, Window(world.cut, world.until)), ACCURACY_CASES, options.seed)
-        ndcg, worse = degradations(load_bundle(live).surfaces[Surface.HOME], task, options.seed)
+        ndcg, worse = degradations(load_bundle(live).surfaces[Surface.HOME], task, options.seed, options.targets)
     trial_folder = folder / "trial"
     trial = _experiment(data, trial_folder, bundles, dataset, world, constants, options, worse, console)
     return Check(
