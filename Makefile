@@ -161,6 +161,9 @@ calibrate-simulator: $(VENV)/installed ## Fit the simulator's clicks to the Open
 case-study: $(VENV)/installed ## Five arms in the real service against shoppers whose truth is known
 	$(RECSYS) case-study
 
+reality-check: $(VENV)/installed ## The five questions: a degraded model, no model, runbook and rollback drilled, a decision
+	$(RECSYS) reality-check
+
 docs: $(VENV)/installed ## Bring the documents' tables up to date with reports/
 	$(RECSYS) docs
 

@@ -83,6 +83,7 @@ async def _drill(
     server: Server, live: str, before: str, requests: Sequence[dict[str, Any]], seconds: float
 ) -> RollbackDrill:
     async with Traffic(server.url, requests, CONNECTIONS) as traffic:
+        await _reach_all(server, traffic)
         await asyncio.sleep(seconds / 2)  # what is mapped is read, what is imported late is there
         started, used = time.time(), server.cpu_seconds()
         await asyncio.sleep(seconds)
@@ -104,6 +105,20 @@ async def _drill(
     )
 
 
+async def _reach_all(server: Server, traffic: Traffic) -> None:
+    """Wait until the askers' connections are with all workers: the first is ready before the others.
+
+    Raises:
+        DrillError: some are never reached.
+    """
+    started = time.time()
+    while len(set(traffic.workers(server.workers()).values())) < WORKERS:
+        if time.time() - started > WAIT_SECONDS:
+            raise DrillError(f"{CONNECTIONS} connections do not reach {WORKERS} workers")
+        traffic.reconnect()
+        await asyncio.sleep(1.0)
+
+
 async def _change(server: Server, traffic: Traffic, arguments: Sequence[str], version: str) -> Change:
     """Run a command of an operator, and wait until every worker answers with `version`.
 
@@ -111,8 +126,6 @@ async def _change(server: Server, traffic: Traffic, arguments: Sequence[str], ve
         DrillError: the command failed, or a worker did not follow.
     """
     of_connection = traffic.workers(server.workers())
-    if len(set(of_connection.values())) < WORKERS:
-        raise DrillError(f"{CONNECTIONS} connections reached only {len(set(of_connection.values()))} workers")
     started = time.time()
     command = await asyncio.create_subprocess_exec(
         *COMMAND,
@@ -125,7 +138,7 @@ async def _change(server: Server, traffic: Traffic, arguments: Sequence[str], ve
     back = time.time()
     if command.returncode != 0:
         raise DrillError(f"recsys {' '.join(arguments)} failed:\n{output.decode(errors='replace')}")
-    while (switched := _all_switched(traffic.between(started, time.time()), of_connection, version)) is None:
+    while (switched := all_switched(traffic.between(started, time.time()), of_connection, version)) is None:
         if time.time() - back > WAIT_SECONDS:
             raise DrillError(f"not every worker answers with {version} after {WAIT_SECONDS:.0f} seconds")
         await asyncio.sleep(0.05)
@@ -154,7 +167,7 @@ def _timeline(seen: Sequence[Seen], started: float, version: str) -> tuple[tuple
     return tuple((at * BIN_SECONDS, *counts) for at, counts in sorted(bins.items()))  # type: ignore[misc]
 
 
-def _all_switched(seen: Sequence[Seen], worker_of: Mapping[int, int], version: str) -> float | None:
+def all_switched(seen: Sequence[Seen], worker_of: Mapping[int, int], version: str) -> float | None:
     """The moment of the first answer with `version` from the worker that was last to give one; None while one has given none."""
     first: dict[int, float] = {}
     for one in seen:

@@ -68,6 +68,8 @@ class Traffic:
     seen: list[Seen] = field(default_factory=list)
     ports: dict[int, int] = field(default_factory=dict)
     """Connection by the port that it comes from."""
+    _times: int = 0
+    """That connections were opened anew."""
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _numbers: count[int] = field(default_factory=count)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -80,12 +82,19 @@ class Traffic:
         self._stop.set()
         await asyncio.gather(*self._tasks)
 
+    def reconnect(self) -> None:
+        """Every asker opens a new connection, which another worker may take."""
+        self._times += 1
+        self.ports.clear()
+
     async def _ask(self, connection: int) -> None:
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
-        async with httpx.AsyncClient(base_url=self.url, limits=limits, timeout=TIMEOUT_SECONDS) as client:
-            while not self._stop.is_set():
-                request = self.requests[next(self._numbers) % len(self.requests)]
-                await self._look(client, connection, request)
+        while not self._stop.is_set():
+            times = self._times
+            async with httpx.AsyncClient(base_url=self.url, limits=limits, timeout=TIMEOUT_SECONDS) as client:
+                while times == self._times and not self._stop.is_set():
+                    request = self.requests[next(self._numbers) % len(self.requests)]
+                    await self._look(client, connection, request)
 
     async def _look(self, client: httpx.AsyncClient, connection: int, request: dict[str, Any]) -> None:
         """Ask for a page, and confirm that it was seen."""
