@@ -243,11 +243,12 @@ def answers(check: Check) -> Mapping[str, str]:
     whole, seventy, simple = ENSEMBLE, check.seventy, check.best_simple
     kept = {arm: check.returns(arm, "random").incremental_per_year.value for arm in (whole, seventy)}
     accuracy = next(one.accuracy for one in check.degradations if degraded_arm(one) == seventy)
+    remains = f"{kept[seventy] / kept[whole]:.0%}" if kept[whole] > 0 else "none"
     slowest = max(worst.changes, key=lambda change: change.switched_seconds)
     return {
         "What happens to the business if the model is only 70% as accurate as hoped?": (
             f"At {accuracy.value:.0%} of its accuracy CTR is {_percent(trial.lift(seventy))} over random items instead of "
-            f"{_percent(trial.lift(whole))}, and it brings {kept[seventy] / kept[whole]:.0%} of the revenue: a return of "
+            f"{_percent(trial.lift(whole))}, and it brings {remains} of the revenue: a return of "
             f"{_percent(check.returns(seventy, 'random').roi)} instead of {_percent(check.returns(whole, 'random').roi)} in a shop of "
             f"{shop.visits_per_year:,.0f} visits a year."
         ),

@@ -105,18 +105,19 @@ async def _drill(
     )
 
 
-async def _reach_all(server: Server, traffic: Traffic) -> None:
-    """Wait until the askers' connections are with all workers: the first is ready before the others.
+async def _reach_all(server: Server, traffic: Traffic) -> dict[int, int]:
+    """The worker of each connection, once there is one to every worker: the first is ready before the others.
 
     Raises:
         DrillError: some are never reached.
     """
     started = time.time()
-    while len(set(traffic.workers(server.workers()).values())) < WORKERS:
+    while len(set((found := traffic.workers(server.workers())).values())) < WORKERS:
         if time.time() - started > WAIT_SECONDS:
             raise DrillError(f"{CONNECTIONS} connections do not reach {WORKERS} workers")
         traffic.reconnect()
         await asyncio.sleep(1.0)
+    return found
 
 
 async def _change(server: Server, traffic: Traffic, arguments: Sequence[str], version: str) -> Change:
@@ -125,7 +126,7 @@ async def _change(server: Server, traffic: Traffic, arguments: Sequence[str], ve
     Raises:
         DrillError: the command failed, or a worker did not follow.
     """
-    of_connection = traffic.workers(server.workers())
+    of_connection = await _reach_all(server, traffic)
     started = time.time()
     command = await asyncio.create_subprocess_exec(
         *COMMAND,
