@@ -1,7 +1,7 @@
 """What phase 3's ranker owes to each source and to each group of features, on the validation window.
 
-`python -m benchmarks.ablation`. The ranker is trained anew without one source (its candidates and its columns) or one group of
-columns, on the same past windows, and asked for the same shoppers. The test window is never read.
+`python -m benchmarks.ablation`. The ranker is trained anew without one source (its candidates and its columns), without one group of
+columns, or with a source that it does not have, on the same past windows, and asked for the same shoppers. The test window is never read.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ from recsys import phase3
 from recsys.dataset import load_dataset
 from recsys.evaluation.evaluate import ALL, NEW, Task, evaluate, make_task, paired_differences, primary, sample
 from recsys.evaluation.split import split
-from recsys.models.fit.ranker import RankerRecommender, Rows
+from recsys.models.fit.ranker import RankerRecommender, Rows, SourcePlan
+from recsys.models.fit.sequence import SequenceRecommender
 from recsys.models.layers import Network
 from recsys.models.ranker import RankerModel
 from recsys.ranking import Model
 from recsys.reports import Cell, Table, interval, show, write_report
 
-SHOPPERS: Final = 1_000
+RANKER: Final = "ranker"
+SHOPPERS: Final = 2_000
+TRIED: Final[Mapping[str, SourcePlan]] = {"sequence": SourcePlan(SequenceRecommender(), depth=100, reads=200)}
+"""Sources that phase 3 does not have."""
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "own habits": ("own_",),
     "facts about items": ("item_",),
@@ -65,38 +69,41 @@ class Blind:
         return self.network(seen)
 
 
-def without_columns(recommender: RankerRecommender, model: RankerModel, rows: Rows, begins: tuple[str, ...]) -> Model:
-    """The ranker that never saw the columns whose names begin so."""
-    columns = np.flatnonzero([name.startswith(begins) for name in rows.names])
-    hidden = rows.features.copy()
-    hidden[:, columns] = 0.0
-    network = recommender.train(replace(rows, features=hidden), 0)
-    return replace(model, network=Blind(network, columns))  # type: ignore[arg-type]
-
-
-def without_source(recommender: RankerRecommender, model: RankerModel, rows: Rows, name: str) -> Model:
-    """The ranker without a source: what that one alone names is no candidate, and its columns are not seen."""
-    rest = [source for source in model.proposer.sources if source.model.name != name]
+def without(
+    recommender: RankerRecommender,
+    model: RankerModel,
+    rows: Rows,
+    sources: frozenset[str] = frozenset(),
+    begins: tuple[str, ...] = (),
+    seed: int = 0,
+) -> Model:
+    """The ranker that never saw the columns whose names begin so, nor anything of some sources: what those alone name is no candidate."""
+    rest = [source for source in model.proposer.sources if source.model.name not in sources]
     named = [rows.features[:, rows.names.index(f"{source.model.name}_rank")] >= 1.0 / source.depth for source in rest]
     keep = np.logical_or.reduce(named)
-    fewer = replace(rows, features=rows.features[keep], bought=rows.bought[keep], weights=rows.weights[keep])
-    sources = tuple(
-        replace(source, depth=0) if source.model.name == name else source for source in model.proposer.sources
-    )
-    narrowed = replace(model, proposer=replace(model.proposer, sources=sources))
-    return without_columns(recommender, narrowed, fewer, (f"{name}_",))
+    hidden = (*begins, *(f"{name}_" for name in sources))
+    columns = np.flatnonzero([name.startswith(hidden) for name in rows.names])
+    features = rows.features[keep]
+    features[:, columns] = 0.0
+    seen = replace(rows, features=features, bought=rows.bought[keep], weights=rows.weights[keep])
+    asked = tuple(source if source in rest else replace(source, depth=0) for source in model.proposer.sources)
+    network = Blind(recommender.train(seen, seed), columns)
+    return replace(model, network=network, proposer=replace(model.proposer, sources=asked))  # type: ignore[arg-type]
 
 
 def variants(recommender: RankerRecommender, model: RankerModel, rows: Rows) -> dict[str, Model]:
-    """The ranker, then without each part; "again" tells how much another seed of the network matters."""
+    """The ranker, without each part, and with what it has not; "again" tells how much another seed of the network matters."""
+    tried = frozenset(TRIED)
     found: dict[str, Model] = {
-        "ranker": replace(model, network=recommender.train(rows, 0)),
-        "again, another seed": replace(model, network=recommender.train(rows, 1)),
+        RANKER: without(recommender, model, rows, tried),
+        "again, another seed": without(recommender, model, rows, tried, seed=1),
     }
-    for source in track(model.proposer.sources, "without each source"):
-        found[f"without {source.model.name}"] = without_source(recommender, model, rows, source.model.name)
-    for name, begins in track(GROUPS.items(), "without each group"):
-        found[f"without {name}"] = without_columns(recommender, model, rows, begins)
+    names = [source.model.name for source in model.proposer.sources]
+    for name in track(names, "without each source"):
+        label, sources = (f"with {name}", tried - {name}) if name in tried else (f"without {name}", tried | {name})
+        found[label] = without(recommender, model, rows, sources)
+    for label, begins in track(GROUPS.items(), "without each group"):
+        found[f"without {label}"] = without(recommender, model, rows, tried, begins)
     return found
 
 
@@ -105,16 +112,16 @@ def table(models: Mapping[str, Model], task: Task) -> Table:
     frame, scores = evaluate(models, task)
     rows: list[list[Cell]] = []
     for name in models:
-        found = paired_differences(scores, name, ["ranker"])
+        found = paired_differences(scores, name, [RANKER])
         change = {
             row["slice"]: interval(row["difference"], row["low"], row["high"]) for row in found.iter_rows(named=True)
         }
         row: list[Cell] = [name]
         for slice_name in (ALL, NEW):
-            difference = change.get(slice_name) if name != "ranker" else None
+            difference = change.get(slice_name) if name != RANKER else None
             row += [round(primary(frame, name, slice_name), 4), difference]
         rows.append(row)
-    columns = ["ranker", f"ndcg@20, {ALL}", "difference", f"ndcg@20, {NEW}", "difference "]
+    columns = [RANKER, f"ndcg@20, {ALL}", "difference", f"ndcg@20, {NEW}", "difference "]
     return Table(f"What each part adds (validation window, {len(task.cases):,} shoppers)", columns, rows)
 
 
@@ -126,7 +133,9 @@ def main() -> None:
     console = Console()
     dataset = load_dataset(arguments.data_dir / "tables")
     window = split(int(dataset.events.second[0]), dataset.until).validation
-    recommender, past, rng = phase3.ranker(), dataset.before(window.start), np.random.default_rng(0)
+    shipped = phase3.ranker()
+    recommender = replace(shipped, sources=(*shipped.sources, *TRIED.values()))
+    past, rng = dataset.before(window.start), np.random.default_rng(0)
     with console.status("fitting the sources of every past window"):
         rows = recommender.rows(past, window.start, rng)
         proposer = recommender.proposer(past, window.start, rng)

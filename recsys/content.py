@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 from typing import Any, Final
 
@@ -170,7 +171,7 @@ class ContentPlan:
         return str(int(np.searchsorted(self.edges[name], number, side="right")))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FeatureEncoder:
     """From an item's content to weighted features: inverse document frequencies, of length 1 for each item."""
 
@@ -185,12 +186,12 @@ class FeatureEncoder:
     def n_features(self) -> int:
         return len(self.idf)
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Slots of one item."""
         return sum(block.slots for block in self.blocks)
 
-    @property
+    @cached_property
     def starts(self) -> NDArray[np.intp]:
         """`(n_blocks,)` first slot of each block."""
         return np.cumsum([0, *(block.slots for block in self.blocks[:-1])]).astype(np.intp)

@@ -24,6 +24,8 @@ from recsys.phase3 import Phase3Config, Workshop
 from recsys.ranking import ItemArray, Model, ScoreArray, top_k
 
 THRESHOLDS: Final = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
+NEVER: Final = 2.0
+"""A threshold that no chance can reach: the simple answer keeps all places."""
 VALUE_WEIGHTS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -95,8 +97,12 @@ def threshold_curve(
 
 
 def best_threshold(curve: pl.DataFrame) -> float:
-    """That of the largest gain; of equals the highest, which leaves most to the simple answer."""
-    return float(curve.sort("gain", "threshold")["threshold"][-1])
+    """That of the largest gain among those that surely gain; of equals the highest, which leaves most to the simple answer.
+
+    `NEVER` where none surely does: too few have been asked to put the ranker in the place of what is known to work.
+    """
+    sure = curve.filter(pl.col("gain_low") > 0.0).sort("gain", "threshold")
+    return float(sure["threshold"][-1]) if len(sure) else NEVER
 
 
 def objective_curve(said: Sequence[Said], values: Callable[[float], Values], prices: NDArray[np.int64]) -> pl.DataFrame:

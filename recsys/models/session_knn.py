@@ -73,8 +73,13 @@ class SessionKNNModel:
         sessions, similarity = sum_by_item(self.item_sessions[positions], np.repeat(decay, lengths), n_sessions)
         # Among equally similar sessions the later one wins.
         nearest = sessions[top_k(-sessions, similarity, self.k)]
-        parts = np.split(self.item_sessions[positions], np.cumsum(lengths)[:-1])
-        has = np.stack([np.isin(nearest, part) for part in parts], axis=1) if len(seeds) else np.zeros((0, 0), np.bool_)
+        has = np.zeros((len(nearest), len(seeds)), dtype=np.bool_)
+        if len(nearest):
+            order = np.argsort(nearest)
+            ascending, entries = nearest[order], self.item_sessions[positions]
+            found = np.minimum(ascending.searchsorted(entries), len(nearest) - 1)
+            hits = ascending[found] == entries
+            has[order[found[hits]], np.repeat(np.arange(len(seeds)), lengths)[hits]] = True
         return Neighbours(seeds, nearest, has * decay)
 
     def pulls(self, near: Neighbours, items: ItemArray) -> ScoreArray:

@@ -11,7 +11,7 @@ from recsys.errors import UserError
 from recsys.phase3 import OBJECTIVES, Phase3Config
 from recsys.phases import wanted
 from recsys.ranking import ItemArray, ScoreArray
-from recsys.tradeoffs import Said, best_threshold, objective_curve, threshold_curve
+from recsys.tradeoffs import NEVER, Said, best_threshold, objective_curve, threshold_curve
 
 PRICES = np.array([100, 200, 300, 400, 500], dtype=np.int64)
 
@@ -47,11 +47,23 @@ def test_a_threshold_gains_what_its_places_sell_beyond_those_they_take() -> None
     # At 0.6 item 0 leads and 2 stays: one purchase more, 100 cents.
     assert [found[0.6][name] for name in ("enhanced", "purchases", "revenue_cents", "gain")] == [0.25, 0.5, 50, 0.5]
     assert found[0.6]["purchases_low"] <= 0.5 <= found[0.6]["purchases_high"]
-    assert best_threshold(curve) == 0.6
+    # Two questions, of which one gains nothing, make nothing sure.
+    assert best_threshold(curve) == NEVER
+    assert best_threshold(threshold_curve([SAID[0]] * 2, alike, PRICES, wrong_cost=0.5)) == 0.6
+
+
+def curve_of(gains: list[float], lows: list[float]) -> pl.DataFrame:
+    return pl.DataFrame({"threshold": [0.1, 0.2, 0.3], "gain": gains, "gain_low": lows})
 
 
 def test_of_equal_gains_the_highest_threshold_is_chosen() -> None:
-    assert best_threshold(pl.DataFrame({"threshold": [0.1, 0.2, 0.3], "gain": [1.0, 1.0, 0.5]})) == 0.2
+    assert best_threshold(curve_of([1.0, 1.0, 0.5], [0.5, 0.5, 0.2])) == 0.2
+
+
+def test_the_ranker_takes_places_only_where_it_surely_gains() -> None:
+    # The largest gain may be chance, the smaller one is not.
+    assert best_threshold(curve_of([1.0, 0.2, 0.5], [-0.1, 0.0, 0.2])) == 0.3
+    assert best_threshold(curve_of([1.0, 0.2, 0.5], [-0.1, 0.0, -0.2])) == NEVER
 
 
 def test_a_weight_of_prices_moves_the_dear_forward() -> None:
