@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich.text import Text
 from recsys.cli.options import DEFAULT_DATA_DIR, DataDir, console
 
 PICTURE: Final = Path("docs/img/sensitivity.png")
+MEMORY: Final = Path("/dev/shm")
 WEEKS_VISITS: Final = 12_000
 """Of each way to run the weeks."""
 
@@ -22,7 +24,7 @@ app = typer.Typer()
 
 @app.command("case-study")
 def case_study(
-    visits: Annotated[int, typer.Option(min=1_000, help="Simulated visits of the experiment, about.")] = 150_000,
+    visits: Annotated[int, typer.Option(min=1_000, help="Simulated visits of the experiment, about.")] = 60_000,
     keep: Annotated[
         Path | None, typer.Option(help="Keep the bundles in this folder, and use those that are there.")
     ] = None,
@@ -44,8 +46,8 @@ def case_study(
     from recsys.simulation.constants import Constants
 
     constants = Constants.read()
-    with _folder(keep) as folder:
-        outcome = run(data_dir, folder, constants, visits, seed, console)
+    with _folder(keep) as folder, _scratch() as scratch:
+        outcome = run(data_dir, folder, scratch, constants, visits, seed, console)
     found, details = main_tables(outcome), detail_tables(outcome)
     for table in (*found, *details):
         show(table, console)
@@ -108,10 +110,17 @@ def _weeks(data_dir: Path, weeks: int, visits: int, seed: int) -> None:
     from recsys.reports import show, write_report
     from recsys.simulation.constants import Constants
 
-    with _folder(None) as folder:
+    with _scratch() as folder:
         table = run_weeks(data_dir, folder, Constants.read(), weeks, visits, seed, console)
     show(table, console)
     console.print(f"written: {write_report('case_study_weeks', f'recsys case-study --weeks {weeks}', [table])}")
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for what is simulated, in memory where the system has such a place: a simulated shop's database need not survive a power cut."""
+    with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as temporary:
+        yield Path(temporary)
 
 
 @contextmanager

@@ -38,8 +38,6 @@ from service.counterfactual import would_answer
 from service.embedded_redis import embedded_redis
 from service.replay import open_live
 
-ASKED_AGAIN: Final = 4_000
-"""Random answers of a month, at most, that each phase is asked again for."""
 GRID: Final = {
     "taste_share": tuple(np.linspace(0.0, 0.2, 21).round(3).tolist()),
     "position_effect": (0.0, 0.074, 0.148, 0.257, 0.366),
@@ -76,6 +74,8 @@ class Order:
     """Of the shoppers, with all of their visits."""
     category: str | None = None
     """Only items of this one are shown: a campaign."""
+    asked_again: int = 500
+    """Random answers, at most, for which each phase is asked what it would have shown."""
     keep: bool = False
     """The folder stays."""
 
@@ -260,7 +260,7 @@ def _policies(order: Order, units: pl.DataFrame) -> dict[str, Evidence]:
     arms = pl.read_parquet(tables / "assignments.parquet").filter(experiment=EXPERIMENT, arm="random")
     frame = frame.filter(pl.col("request_id").is_in(arms["request_id"].to_list()))
     asked = frame["request_id"].unique(maintain_order=True).sample(fraction=1.0, shuffle=True, seed=order.seed)
-    frame = frame.filter(pl.col("request_id").is_in(asked.head(ASKED_AGAIN).to_list()))
+    frame = frame.filter(pl.col("request_id").is_in(asked.head(order.asked_again).to_list()))
     found = {}
     with opened(database_url(order.folder)) as engine:
         for phase, version in phases.items():

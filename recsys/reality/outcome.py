@@ -43,10 +43,14 @@ class Outcome:
     """The same, read against other arms than random."""
     expected: Readout
     """The same estimates from what the simulator expected of each visit in place of what was clicked."""
+    expected_against: Mapping[str, Readout]
+    """The same against the arms of `against`."""
     slices: Mapping[str, Readout]
     """By who visits, and of new items."""
     truth: Mapping[str, Mapping[str, Expectation]]
     """By slice and arm."""
+    surfaces: pl.DataFrame
+    """Columns arm, surface, shown, ctr: expected."""
     moved: pl.DataFrame
     """Columns constant, value, arm, lift: see `recsys.simulation.truth.moved`."""
     whole: Mapping[str, Estimated]
@@ -62,22 +66,31 @@ class Outcome:
 
 def pooled(experiment: Experiment, months: Sequence[Month], campaign: Sequence[Month] = ()) -> Outcome:
     """The months' visits read out together: each is a unit of its own."""
-    units = pl.concat([month.units for month in months])
+    units, expected = (pl.concat(parts) for parts in ([m.units for m in months], [m.expected for m in months]))
     pages = pl.concat([month.pages for month in months])
     new_items = pl.concat([month.new_items for month in months])
     slices = {name: read_out(experiment, units.filter(pl.col("who") == name)) for name in units["who"].unique().sort()}
     controls = dict.fromkeys(control for _, control in STEPS if control in {arm.name for arm in experiment.arms})
+    others = {one: experiment.model_copy(update={"control": one}) for one in controls}
     return Outcome(
         experiment=experiment,
         readout=read_out(experiment, units),
-        against={one: read_out(experiment.model_copy(update={"control": one}), units) for one in controls},
-        expected=read_out(experiment, pl.concat([month.expected for month in months])),
+        against={control: read_out(one, units) for control, one in others.items()},
+        expected=read_out(experiment, expected),
+        expected_against={control: read_out(one, expected) for control, one in others.items()},
         slices={**slices, "new items": read_out(experiment, new_items)},
         truth={name: expected_of(pages, where) for name, where in SLICES.items()},
+        surfaces=_by_surface(pages),
         moved=_lifts(pl.concat([month.moved for month in months])),
         whole=_estimated(months),
         campaign=_estimated(campaign),
     )
+
+
+def _by_surface(pages: pl.DataFrame) -> pl.DataFrame:
+    sums = pages.filter(~pl.col("bot")).group_by("label", "surface").agg(pl.col("shown", "expected_clicks").sum())
+    ctr = (pl.col("expected_clicks") / pl.col("shown")).alias("ctr")
+    return sums.select(pl.col("label").alias("arm"), "surface", "shown", ctr).sort("arm", "surface")
 
 
 def _lifts(moved: pl.DataFrame) -> pl.DataFrame:
@@ -99,8 +112,10 @@ def _estimated(months: Sequence[Month]) -> dict[str, Estimated]:
     return {phase: Evidence.together([month.policies[phase] for month in months]).estimated() for phase in phases}
 
 
-def run(data: Path, folder: Path, constants: Constants, visits: int, seed: int, console: Console) -> Outcome:
-    """All of it, below `folder`, from the tables below `data`; about so many visits, a tenth of them in the campaign.
+def run(
+    data: Path, folder: Path, scratch: Path, constants: Constants, visits: int, seed: int, console: Console
+) -> Outcome:
+    """All of it from the tables below `data`: bundles below `folder`, months below `scratch`. About so many visits, and those of the campaign.
 
     Raises:
         UserError: there are no tables.
@@ -116,7 +131,7 @@ def run(data: Path, folder: Path, constants: Constants, visits: int, seed: int, 
     # Two at a time, so that neither core is idle at the end.
     n = 2 * math.ceil(visits / of_a_month / 2)
     whole = Order(
-        folder=folder / "month",
+        folder=scratch / "month",
         bundles=folder / "bundles",
         data=data,
         days=(CUT, UNTIL),
@@ -127,15 +142,16 @@ def run(data: Path, folder: Path, constants: Constants, visits: int, seed: int, 
     )
     campaign = replace(
         whole,
-        folder=folder / "campaign",
+        folder=scratch / "campaign",
         shares=CAMPAIGN_SHARES,
         # What is sold otherwise is no part of it: its own page, and the cart.
         constants=replace(constants, traffic=replace(constants.traffic, page_share=0.0, product_pages=0)),
         seed=seed + n,
         visits_share=min(1.0, CAMPAIGN_VISITS * visits / of_a_month / 2),
         category=category,
+        asked_again=4_000,
     )
     orders = [*whole.times(n), *campaign.times(2)]
     months = simulate_months(orders, round(of_a_month * sum(one.visits_share for one in orders)), console)
-    experiment = write_plan(folder / "experiments.toml", SHARES, *days)
+    experiment = write_plan(scratch / "experiments.toml", SHARES, *days)
     return pooled(experiment, months[:n], months[n:])

@@ -48,9 +48,9 @@ SHARES: Final[Mapping[str, float]] = {
 ADDED: Final[Mapping[str, float]] = {"random_plus5": 1.05}
 """Whose items shoppers click so many times as often, on purpose: an effect that the experiment has to find."""
 METRICS: Final = ("ctr", "conversion", "revenue_per_unit", "total_revenue_per_unit")
-CAMPAIGN_SHARES: Final[Mapping[str, float]] = {"random": 0.4, "phase1": 0.2, "phase2": 0.2, "phase3": 0.2}
-CAMPAIGN_ITEMS: Final = 80
-"""At most: as many as the largest campaign of the Open Bandit logs has. Random items of a whole catalogue tell nothing of other policies."""
+CAMPAIGN_SHARES: Final[Mapping[str, float]] = {"random": 0.55, "phase1": 0.15, "phase2": 0.15, "phase3": 0.15}
+CAMPAIGN_ITEMS: Final = 34
+"""At most: as many as the smallest campaign of the Open Bandit logs has. Random items of a whole catalogue tell nothing of other policies."""
 
 
 def fit_bundles(folder: Path, tables: Path, console: Console) -> None:
@@ -112,9 +112,9 @@ def campaign_category(world: World, tables: Path) -> str:
     items = pl.read_parquet(tables / "items.parquet", columns=["item_id", "category"]).sort("item_id")
     sold = items.with_columns(sold=world.items.sold_before, available=world.items.available)
     sums = sold.drop_nulls("category").group_by("category").agg(pl.col("sold", "available").sum())
-    fit = sums.filter(pl.col("available") <= CAMPAIGN_ITEMS, pl.col("available") >= CAMPAIGN_ITEMS // 4)
+    fit = sums.filter(pl.col("available") <= CAMPAIGN_ITEMS, pl.col("available") >= CAMPAIGN_ITEMS // 2)
     if fit.is_empty():
         raise UserError(
-            f"no category has {CAMPAIGN_ITEMS // 4} to {CAMPAIGN_ITEMS} items: there is nothing for a campaign"
+            f"no category has {CAMPAIGN_ITEMS // 2} to {CAMPAIGN_ITEMS} items: there is nothing for a campaign"
         )
     return str(fit.sort("sold", "category", descending=[True, False])["category"][0])

@@ -53,6 +53,7 @@ def detail_tables(outcome: Outcome) -> list[Table]:
     return [
         slices_table(outcome),
         true_slices_table(outcome),
+        surfaces_table(outcome),
         precision_table(outcome),
         sensitivity_table(outcome),
         needed_table(outcome),
@@ -98,14 +99,13 @@ def lifts_table(outcome: Outcome) -> Table:
 def steps_table(outcome: Outcome) -> Table:
     """Each phase against the one before."""
     rows: list[list[Cell]] = []
-    true = outcome.truth["all"]
     for arm, control in STEPS:
-        if arm in true and control in outcome.against:
-            found = lift(outcome.against[control], arm)
-            expected = true[arm].ctr / true[control].ctr - 1
-            above: Cell = "" if found is None else found[1] > 0
-            rows.append([f"{arm} over {control}", percent(found), f"{100 * expected:.1f}", above])
-    return Table("Each phase over the one before", ["", "CTR lift % [95%]", "true lift %", "surely above 0"], rows)
+        if control in outcome.against and arm in outcome.readout.units:
+            found, expected = (lift(one[control], arm) for one in (outcome.against, outcome.expected_against))
+            sure: list[Cell] = ["" if one is None else one[1] > 0 for one in (found, expected)]
+            rows.append([f"{arm} over {control}", percent(found), sure[0], percent(expected), sure[1]])
+    columns = ["", "CTR lift % [95%]", "surely above 0", "expected lift % [95%]", "surely above 0 "]
+    return Table("Each phase over the one before", columns, rows)
 
 
 def checks_table(outcome: Outcome) -> Table:
@@ -192,6 +192,19 @@ def true_slices_table(outcome: Outcome) -> Table:
     return Table("True CTR lifts over random, by who visits", columns, rows)
 
 
+def surfaces_table(outcome: Outcome) -> Table:
+    """Where on the pages an arm gains."""
+    names = outcome.surfaces.group_by("surface").agg(pl.col("shown").sum()).sort("shown", descending=True)
+    ctr = {(arm, surface): value for arm, surface, _, value in outcome.surfaces.iter_rows()}
+    rows: list[list[Cell]] = [
+        [arm, *(f"{100 * ctr[arm, one]:.3f}" if (arm, one) in ctr else NONE for one in names["surface"])]
+        for arm in outcome.readout.units
+    ]
+    total = int(names["shown"].sum())
+    columns = [f"{name} ({shown / total:.0%} of what is shown)" for name, shown in names.iter_rows()]
+    return Table("True CTR in % by surface", ["arm", *columns], rows)
+
+
 def precision_table(outcome: Outcome) -> Table:
     """How sure the lifts are, and how many visits it would take for them to be as sure as wanted."""
     rows: list[list[Cell]] = []
@@ -199,7 +212,9 @@ def precision_table(outcome: Outcome) -> Table:
         half, known = (_half(lift(readout, arm)) for readout in (outcome.readout, outcome.expected))
         if half is not None:
             needed = round(outcome.visits * (half / WANTED) ** 2, -3)
-            rows.append([arm, outcome.visits, 100 * half, int(needed), NONE if known is None else f"{100 * known:.1f}"])
+            rows.append(
+                [arm, outcome.visits, f"{100 * half:.1f}", int(needed), NONE if known is None else f"{100 * known:.1f}"]
+            )
     columns = [
         "lift over random of",
         "visits in all arms",

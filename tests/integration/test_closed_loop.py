@@ -19,7 +19,15 @@ from recsys.reality.outcome import Outcome, pooled
 from recsys.reality.processes import Track, side_by_side
 from recsys.reality.sensitivity_plot import plot_sensitivity
 from recsys.reality.study import write_plan
-from recsys.reality.study_tables import checks_table, lift, lifts_table, needed_table, precision_table
+from recsys.reality.study_tables import (
+    checks_table,
+    lift,
+    lifts_table,
+    needed_table,
+    precision_table,
+    steps_table,
+    surfaces_table,
+)
 from recsys.simulation.constants import Constants
 from recsys.simulation.traffic import plan_visits
 from tests.integration.test_simulator import CUT, running_redis, world_of
@@ -49,7 +57,15 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     )
     experiment = write_plan(folder / "experiments.toml", SHARES, start, stop)
     order = Order(
-        folder / "month", folder / "bundles", folder, (str(start), str(stop)), SHARES, constants, seed=1, keep=True
+        folder / "month",
+        folder / "bundles",
+        folder,
+        (str(start), str(stop)),
+        SHARES,
+        constants,
+        seed=1,
+        asked_again=5_000,
+        keep=True,
     )
     visits = plan_visits(world, constants.traffic, constants.mess, order.seed)
     with prepared(order):
@@ -117,12 +133,14 @@ def test_the_tables_say_it(outcome: Outcome) -> None:
     checks = {str(row[0]): row for row in checks_table(outcome).rows}
     assert checks["sizes of the arms as planned"][-1] is True
     assert "5% more clicks put in, lift in %" in checks
+    assert [row[0] for row in steps_table(outcome).rows] == ["phase1 over popularity"]
     (row,) = precision_table(outcome).rows
     arm, visits, half, needed, expected = row
     assert arm == "phase1" and visits == outcome.visits
-    assert isinstance(half, float) and isinstance(needed, int)
-    assert needed == pytest.approx(outcome.visits * (half / 3) ** 2, rel=0.01)
-    assert float(str(expected)) < half
+    assert isinstance(needed, int)
+    assert needed == pytest.approx(outcome.visits * (float(str(half)) / 3) ** 2, rel=0.05)
+    assert float(str(expected)) < float(str(half))
+    assert [row[0] for row in surfaces_table(outcome).rows] == list(SHARES)
     assert [row[1] for row in needed_table(outcome).rows] == ["+23%"]
 
 
