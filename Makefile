@@ -173,8 +173,13 @@ bench-simulator: $(VENV)/installed ## What there is to gain in the simulator: li
 calibrate-simulator: $(VENV)/installed ## Fit the simulator's clicks to the Open Bandit logs (needs ../shared/data)
 	$(BIN)/python -m benchmarks.calibrate_simulator
 
-case-study: $(VENV)/installed ## Five arms in the real service against shoppers whose truth is known
-	$(BIN)/python -m benchmarks.case_study
+case-study: $(VENV)/installed ## The phases as arms in the real service against shoppers whose truth is known
+	$(RECSYS) case-study
+
+reality-check: $(VENV)/installed ## The five questions: a degraded model, no model, runbook and rollback drilled, a decision
+	$(RECSYS) reality-check
+case-study-weeks: $(VENV)/installed ## Four weeks in which phase 1 learns from what the system logged itself
+	$(RECSYS) case-study --weeks 4
 
 docs: $(VENV)/installed ## Bring the documents' tables up to date with reports/
 	$(RECSYS) docs

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.strict_cold import show
 from recsys import phase3
 from recsys.dataset import load_dataset
 from recsys.evaluation.evaluate import ALL, NEW, Task, evaluate, make_task, paired_differences, primary, sample
@@ -27,7 +26,7 @@ from recsys.models.fit.sequence import SequenceRecommender
 from recsys.models.layers import Network
 from recsys.models.ranker import RankerModel
 from recsys.ranking import Model
-from recsys.reports import Cell, Table, interval, write_report
+from recsys.reports import Cell, Table, interval, show, write_report
 
 RANKER: Final = "ranker"
 SHOPPERS: Final = 2_000

@@ -43,7 +43,6 @@ from benchmarks.strict_cold import (
     popularity,
     random_items,
     recall,
-    show,
     text_matrix,
 )
 from recsys import phase1, phase2
@@ -58,7 +57,7 @@ from recsys.models.fit.popularity import PopularityRecommender
 from recsys.phase1 import Workshop
 from recsys.phase2 import Phase2Config
 from recsys.ranking import PURCHASE, History, Mask, Model, Query
-from recsys.reports import Cell, Table, write_report
+from recsys.reports import Cell, Table, show, write_report
 
 DATA: Final = Path("../shared/data/amazon_beauty")
 PLOT: Final = Path("docs/img/cold_tradeoff.png")

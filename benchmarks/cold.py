@@ -32,7 +32,6 @@ from benchmarks.strict_cold import (
     popularity,
     random_items,
     recall,
-    show,
     text_matrix,
 )
 from recsys.dataset import Dataset, load_dataset
@@ -40,7 +39,7 @@ from recsys.errors import UserError
 from recsys.evaluation.split import split
 from recsys.models.fit.content import ContentRecommender
 from recsys.models.fit.features import fit_features
-from recsys.reports import write_report
+from recsys.reports import show, write_report
 
 DATA: Final = Path("data")
 RUNNING_NUMBER: Final = "product_id"

@@ -22,13 +22,12 @@ from rich.console import Console
 from rich.progress import track
 from scipy.stats import norm
 
-from benchmarks.strict_cold import show
 from recsys.errors import UserError
 from recsys.experiments.analysis import ALPHA, read_out
 from recsys.experiments.metrics import METRICS, Metric
 from recsys.experiments.plan import Arm, Experiment
 from recsys.experiments.sequential import factor, tuned_rho
-from recsys.reports import Cell, Table, interval, write_report
+from recsys.reports import Cell, Table, interval, show, write_report
 
 HILLSTROM: Final = Path("../shared/data/hillstrom/customers.parquet")
 BASKETS: Final = Path("data/tables/baskets.parquet")

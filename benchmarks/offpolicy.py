@@ -27,7 +27,7 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
 
-from benchmarks.strict_cold import BENCH_PYTHON, show
+from benchmarks.strict_cold import BENCH_PYTHON
 from recsys.errors import UserError
 from recsys.experiments.offpolicy import (
     ESTIMATORS,
@@ -41,7 +41,7 @@ from recsys.experiments.offpolicy import (
     ips,
     snips,
 )
-from recsys.reports import Cell, Table, interval, write_report
+from recsys.reports import Cell, Table, interval, show, write_report
 
 SHARED: Final = Path("../shared/data")
 WITNESS: Final = Path("benchmarks/obp.py")

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.strict_cold import show
 from pipelines.ingest import ingest
 from pipelines.run import build_tables
 from recsys.dataset import Dataset, Histories, load_dataset
@@ -30,7 +29,7 @@ from recsys.evaluation.split import split
 from recsys.phase1 import Phase1Config, Workshop
 from recsys.phases import PHASES
 from recsys.ranking import PURCHASE, Model, Query
-from recsys.reports import Cell, Table, interval, write_report
+from recsys.reports import Cell, Table, interval, show, write_report
 from recsys.train import choose
 
 DATA: Final = Path("../shared/data/retailrocket_buyers")

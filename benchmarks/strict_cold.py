@@ -289,11 +289,3 @@ def cold_table(
 
 def _verdict(value: float, target: float) -> str:
     return "met" if value >= target else f"missed by {target - value:.3f}"
-
-
-def show(table: Table, console: Console) -> None:
-    """Title, rows and note on the terminal."""
-    console.print(f"[bold]{table.title}[/bold]")
-    for row in (table.columns, *table.rows):
-        console.print(*row, sep=" | ", highlight=False)
-    console.print(table.note)

@@ -17,6 +17,7 @@ from recsys.calibration import Calibrated
 from recsys.models.als import ALSModel
 from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
+from recsys.models.degraded import Degraded
 from recsys.models.diverse import Diverse
 from recsys.models.frequency import FrequencyModel
 from recsys.models.item_item import ItemItemModel
@@ -277,6 +278,7 @@ MODELS: Final[dict[str, type[Model]]] = {
         Confident,
         ContentModel,
         ContentNeighboursModel,
+        Degraded,
         Diverse,
         Fallback,
         FrequencyModel,

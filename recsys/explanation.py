@@ -21,6 +21,7 @@ from recsys.compose import Blend, Confident, Fallback, Shrinkage
 from recsys.models.als import ALSModel
 from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
+from recsys.models.degraded import Degraded
 from recsys.models.diverse import Diverse
 from recsys.models.frequency import FrequencyModel
 from recsys.models.item_item import ItemItemModel
@@ -367,6 +368,13 @@ def _of_segments(model: SegmentModel, asked: Asked, items: ItemArray) -> Explana
 @explain.register
 def _of_diverse(model: Diverse, asked: Asked, items: ItemArray) -> Explanations:
     return _moved(PLACE, asked.of(model), explain(model.model, asked.deeper(model.depth), items), items)
+
+
+@explain.register
+def _of_degraded(model: Degraded, asked: Asked, items: ItemArray) -> Explanations:
+    # What was not put there by chance stands where it stood.
+    by_chance, told = _whole(asked.of(model), items, CHANCE), explain(model.model, asked, items)
+    return {item: told.get(item, whole) for item, whole in by_chance.items()}
 
 
 def _moved(about: str, ranking: Ranking, told: Explanations, items: ItemArray) -> Explanations:

@@ -11,13 +11,14 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
+from rich.console import Console
 
 from recsys.errors import UserError
 
@@ -75,8 +76,14 @@ def machine() -> dict[str, Cell]:
     }
 
 
-def write_report(name: str, command: str, tables: Sequence[Table], directory: Path = REPORTS) -> Path:
-    """Write `<directory>/<name>.json`: the command that prints these tables, when, on what, and the tables."""
+def write_report(
+    name: str,
+    command: str,
+    tables: Sequence[Table],
+    directory: Path = REPORTS,
+    details: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `<directory>/<name>.json`: the command that prints these tables, when, on what, and the tables; `details` are for programs."""
     directory.mkdir(parents=True, exist_ok=True)
     report = {
         "name": name,
@@ -86,9 +93,19 @@ def write_report(name: str, command: str, tables: Sequence[Table], directory: Pa
         "machine": machine(),
         "tables": [asdict(table) for table in tables],
     }
+    if details is not None:
+        report["details"] = details
     path = directory / f"{name}.json"
     path.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n")
     return path
+
+
+def show(table: Table, console: Console) -> None:
+    """Title, rows and note on the terminal."""
+    console.print(f"[bold]{table.title}[/bold]")
+    for row in (table.columns, *table.rows):
+        console.print(*row, sep=" | ", highlight=False)
+    console.print(table.note)
 
 
 def read_tables(path: Path) -> tuple[Table, ...]:

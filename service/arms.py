@@ -21,6 +21,7 @@ from recsys.errors import UserError
 from recsys.experiments.assignment import Placement
 from recsys.experiments.plan import THE_SHOPS, Configuration, Plan
 from recsys.experiments.reading import read_plan
+from recsys.models.degraded import Degraded
 from recsys.models.diverse import Diverse
 from recsys.models.random import RandomModel
 from recsys.models.ranker import RankerModel
@@ -307,6 +308,8 @@ def changed(live: LiveBundle, configuration: Configuration) -> LiveBundle:
         surfaces = {where: _with(model, kind, attribute, value) for where, model in before.items()}
         if all(surfaces[where] is before[where] for where in before):
             raise ArmError(f"an arm sets {name}, and no model of bundle {bundle.version} has it: phase 3 has")
+    if configuration.degrade:
+        surfaces = {where: Degraded(model, configuration.degrade) for where, model in surfaces.items()}
     if all(surfaces[where] is bundle.surfaces[where] for where in surfaces):
         return live
     return replace(live, bundle=replace(bundle, surfaces=surfaces))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from recsys.events import Surface
 from recsys.experiments.interleaving import FIRST, SECOND, team_draft
+from recsys.models.degraded import Degraded
 from recsys.models.random import RandomModel
 from recsys.ranking import Mask, Model, Query, Ranking
 from service import joined
@@ -56,7 +57,7 @@ class Policy:
     @property
     def propensity(self) -> float | None:
         """The chance of each item at its place, given that this policy answers; None where it is not known."""
-        if self.live.against is not None and not self.alone:
+        if (self.live.against is not None and not self.alone) or isinstance(self.model, Degraded):
             return None
         return 1.0 / self._pool if self._pool else 1.0
 

@@ -1,6 +1,6 @@
 """The command line, `recsys`: one command for each step of the chain, in the order of the chain.
 
-The composition root: it alone imports pipelines, training and service, each when its command runs, so that
+The composition root: it and `recsys.reality` alone import pipelines, training and service, each when its command runs, so that
 a serving install needs no training library and `--help` answers at once.
 """
 
@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from recsys.cli import chain, experiments, keys, lifecycle, log, privacy, rules
+from recsys.cli import chain, experiments, keys, lifecycle, log, privacy, reality, rules
 from recsys.errors import UserError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(lifecycle.app)
 app.add_typer(rules.rules_app, name="rules")
 app.add_typer(experiments.app)
 app.add_typer(experiments.experiments_app, name="experiments")
+app.add_typer(reality.app)
 app.add_typer(log.db_app, name="db")
 app.add_typer(log.events_app, name="events")
 app.add_typer(keys.keys_app, name="keys")

@@ -34,7 +34,7 @@ def lifts(trial: Trial) -> str:
     axis.set_xlabel(
         f"{trial.arm.name} against {trial.experiment.control}; thick: 95% at one look, thin: at any number of looks"
     )
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def daily_ctr(trial: Trial) -> str:
@@ -54,7 +54,7 @@ def daily_ctr(trial: Trial) -> str:
     axis.set_ylabel("clicks per exposure")
     axis.legend(frameon=False)
     figure.autofmt_xdate()
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def slices(frame: pl.DataFrame, window: str) -> str:
@@ -67,7 +67,7 @@ def slices(frame: pl.DataFrame, window: str) -> str:
     axis.set_yticks(range(len(changes)), rows["slice"].to_list()[::-1])
     axis.xaxis.set_major_formatter(lambda share, _: f"{share:+.1%}")
     axis.set_xlabel("candidate against champion, NDCG@20")
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def _axis(height: float) -> tuple[Figure, Any]:
@@ -77,7 +77,8 @@ def _axis(height: float) -> tuple[Figure, Any]:
     return figure, axis
 
 
-def _svg(figure: Figure) -> str:
+def as_svg(figure: Figure) -> str:
+    """A picture that stands inside a page; its words are text."""
     target = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "recsys"}):
         figure.savefig(

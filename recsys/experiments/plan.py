@@ -54,6 +54,7 @@ class Configuration(_Strict):
     rules: Path | None = Field(default=None, description="A rule file, relative to the file of experiments.")
     diversity: float | None = Field(default=None, ge=0, le=1, description="Strength, of 1.")
     value_weight: float | None = Field(default=None, ge=0, le=1, description="0 ranks by purchases, 1 by revenue.")
+    degrade: float | None = Field(default=None, ge=0, le=1, description="Share of places that random items take.")
 
     def merged(self, other: Configuration) -> Configuration:
         """This one, with what `other` gives besides."""

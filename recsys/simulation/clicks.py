@@ -49,8 +49,8 @@ class ClickModel:
         """`(n_items,)`: the mean of all visits' tastes for each item."""
         return _popularity(self.world, self.trait_weights)
 
-    def attraction(self, items: Ints, taste: Floats, second: float, renders: Ints) -> Floats:
-        """`(n,)`: how much items attract at a time, 1 for a random one; `renders`: how often the shopper was shown each before."""
+    def attraction(self, items: Ints, taste: Floats, second: float | Floats, renders: Ints) -> Floats:
+        """`(n,)`: how much items attract at a time (one, or one for each), 1 for a random one; `renders`: how often the shopper was shown each before."""
         c = self.clicks
         wanted = (1 - c.taste_share) + c.taste_share * taste / self.mean_taste
         # A first purchase is all that tells of a listing: an item may stand in the shop for a while before.
@@ -61,9 +61,16 @@ class ClickModel:
 
     def chances(self, items: Ints, taste: Floats, second: float, renders: Ints, places: int) -> Floats:
         """`(n,)`: the chance that each item of an answer is clicked, shown in order in a widget of so many places."""
+        looked = examination(places, self.clicks.position_effect)[: len(items)]
+        return self.chances_where(items, taste, second, renders, looked)
+
+    def chances_where(
+        self, items: Ints, taste: Floats, second: float | Floats, renders: Ints, looked: Floats
+    ) -> Floats:
+        """`(n,)`: the same of items of any answers; `looked`, `(n,)`: how much the place of each is examined."""
         c = self.clicks
         pull = c.curiosity + (1 - c.curiosity) * self.attraction(items, taste, second, renders)
-        return np.minimum(1.0, c.random_ctr * examination(places, c.position_effect)[: len(items)] * pull)
+        return np.minimum(1.0, c.random_ctr * looked * pull)
 
     def conversion(self, taste: Floats) -> Floats:
         """`(n,)`: the chance that a click leads to a purchase that would not have been made."""

@@ -76,12 +76,18 @@ class Traffic:
     product_pages: int
     """Of a visit at most, each with a list of similar items."""
     home_k: int
-    """Places of the home page's widget."""
+    """Places of each of the home page's widgets."""
+    page_share: float
+    """Visits whose home page has all of `home_widgets`, asked for together; the others have the first alone."""
+    home_widgets: tuple[str, ...]
+    """Surfaces, from top to bottom."""
     page_k: int
     """Places of the lists on product pages and in the cart."""
 
     def __post_init__(self) -> None:
-        _require_shares(self, "anonymous_share")
+        _require_shares(self, "anonymous_share", "page_share")
+        if len(set(self.home_widgets)) != len(self.home_widgets) or not self.home_widgets:
+            raise ValueError(f"home_widgets are {self.home_widgets}: give at least one surface, and none twice")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,8 @@ def _made(part: type[Any], values: dict[str, Any], where: str) -> Any:
     names = {one.name for one in fields(part)}
     if set(values) != names:
         raise ValueError(f"{where} has {sorted(values)}, needed are {sorted(names)}")
-    return part(**values)
+    # TOML has arrays; constants do not change.
+    return part(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def with_clicks(constants: Constants, **changes: Any) -> Constants:

@@ -49,6 +49,23 @@ VISITS: Final = pl.Schema(
 """One row per visit. `basket_cents`: what was bought whatever was shown; `attributed_cents`: all that was bought after a click on it, wanted anyway or not."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """Every item that a shopper was shown, bots left out: parallel arrays of length n, all that its chance of a click depends on."""
+
+    page: Ints
+    """Row of `Log.pages`."""
+    item: Ints
+    place: Ints
+    """From 1."""
+    places: Ints
+    """Of its widget."""
+    second: Floats
+    renders: Ints
+    """How often the shopper was shown it before."""
+    taste: Floats
+
+
 @dataclass(frozen=True, slots=True)
 class Log:
     """A finished run."""
@@ -59,6 +76,7 @@ class Log:
     """See `VISITS`."""
     sent: Counter[str]
     """See `recsys.simulation.mess.Courier.counts`."""
+    shown: Shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +86,12 @@ class Look:
     visit: int
     surface: str
     label: str
+    places: int
+    second: float
     items: Ints
+    taste: Floats
+    renders: Ints
+    """How often the shopper was shown each before."""
     chances: Floats
     """Of a click."""
     conversion: Floats
@@ -89,7 +112,7 @@ class Ledger:
 
     def close(self, world: World, visits: Visits, sent: Counter[str]) -> Log:
         """The sums."""
-        return Log(self._pages(world, visits), self._visits(visits), sent)
+        return Log(self._pages(world, visits), self._visits(visits), sent, self._shown(visits))
 
     def _pages(self, world: World, visits: Visits) -> pl.DataFrame:
         looks, n = self.looks, len(self.looks)
@@ -131,6 +154,26 @@ class Ledger:
             "expected_revenue_cents": total(chances * column("conversion") * cents),
         }
         return pl.DataFrame(columns, schema=PAGES)
+
+    def _shown(self, visits: Visits) -> Shown:
+        kept = [(page, look) for page, look in enumerate(self.looks) if not visits.bot[look.visit]]
+        sizes = [len(look.items) for _, look in kept]
+
+        def each(values: list[Any]) -> Any:
+            return np.repeat(np.array(values), sizes)
+
+        def joined(parts: list[Any]) -> Any:
+            return np.concatenate(parts or [np.empty(0)])
+
+        return Shown(
+            page=each([page for page, _ in kept]).astype(np.int64),
+            item=joined([look.items for _, look in kept]).astype(np.int64),
+            place=joined([np.arange(1, size + 1) for size in sizes]).astype(np.int64),
+            places=each([look.places for _, look in kept]).astype(np.int64),
+            second=each([look.second for _, look in kept]).astype(np.float64),
+            renders=joined([look.renders for _, look in kept]).astype(np.int64),
+            taste=joined([look.taste for _, look in kept]).astype(np.float64),
+        )
 
     def _visits(self, visits: Visits) -> pl.DataFrame:
         paid = np.array(self.payments, dtype=np.int64).reshape(-1, 2)

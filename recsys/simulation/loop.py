@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +23,8 @@ from recsys.simulation.world import Floats, Ints
 PAGE_SECONDS: Final = 20
 CLICK_SECONDS: Final = 5
 MAX_CART: Final = 200
+NO_EFFECT: Final[Mapping[str, float]] = MappingProxyType({})
+NO_FILTERS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 def by_arm(answer: Answer) -> str:
@@ -30,7 +33,7 @@ def by_arm(answer: Answer) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Page:
+class _Widget:
     surface: Surface
     places: int
     more: Request
@@ -69,8 +72,14 @@ class Simulation:
         *,
         label: Callable[[Answer], str] = by_arm,
         confirm: bool = True,
+        more_clicks: Mapping[str, float] = NO_EFFECT,
+        filters: Mapping[str, Any] = NO_FILTERS,
     ) -> None:
-        """`label` says under which name an answer's figures are kept; without `confirm` no renders are reported."""
+        """`label` says under which name an answer's figures are kept; without `confirm` no renders are reported.
+
+        `more_clicks`: by label, an effect that is put in on purpose: shoppers click such answers so many times as often.
+        `filters` are asked for in every request: a campaign, where the shop shows some of its items only.
+        """
         self._model = model
         self._world = model.world
         self._traffic = constants.traffic
@@ -80,6 +89,8 @@ class Simulation:
         self._courier = Courier(shop, constants.mess, visits.seed)
         self._label = label
         self._confirm = confirm
+        self._more_clicks = more_clicks
+        self._filters = dict(filters)
         self._row = {item_id: row for row, item_id in enumerate(self._world.items.ids)}
         self._renders: defaultdict[int, dict[int, int]] = defaultdict(dict)
         """By shopper and item, how often it was shown."""
@@ -93,21 +104,36 @@ class Simulation:
             ShopError: the shop did not answer.
             ValueError: it showed an item that is not in the catalogue.
         """
-        for number in track(range(len(self._visits))):
-            visit = self._begin(number)
-            now = visit.second
-            for page in self._plan(visit):
-                self._look(visit, page, now)
-                now += PAGE_SECONDS
-            self._ledger.payments.append(self._pay(visit, now))
+        self.advance(track(range(len(self._visits))))
+        return self.finish()
+
+    def advance(self, numbers: Iterable[int]) -> None:
+        """Those visits, which come next in order of time.
+
+        Raises:
+            ShopError, ValueError: see `run`.
+        """
+        for number in numbers:
+            self._visit(number)
+
+    def finish(self) -> Log:
+        """Bring what was late; what happened in the visits so far, which were all."""
         self._courier.finish(float(self._world.until))
         return self._ledger.close(self._world, self._visits, self._courier.counts)
+
+    def _visit(self, number: int) -> None:
+        visit = self._begin(number)
+        now = visit.second
+        for widgets in self._plan(visit):
+            self._look(visit, widgets, now)
+            now += PAGE_SECONDS
+        self._ledger.payments.append(self._pay(visit, now))
 
     def _begin(self, number: int) -> _Visit:
         visits, baskets = self._visits, self._world.baskets
         shopper, basket = int(visits.shopper[number]), int(visits.basket[number])
         items = baskets.items[baskets.lines(basket)] if basket != NO_BASKET else baskets.items[:0]
-        who = {"session_id": f"sim-{visits.seed}-{number}"}
+        who: Request = {"session_id": f"sim-{visits.seed}-{number}"}
         if not visits.anonymous[number]:
             who["user_id"] = str(self._world.shopper_ids[shopper])
         # A stream of its own, whatever happened in other visits.
@@ -115,17 +141,18 @@ class Simulation:
         second, skew = float(visits.second[number]), float(self._skew[number])
         return _Visit(number, shopper, second, who, rng, skew, items, set(items.tolist()))
 
-    def _plan(self, visit: _Visit) -> Iterator[_Page]:
-        """Home, product pages of what the shopper came for, the cart where there is one."""
+    def _plan(self, visit: _Visit) -> Iterator[list[_Widget]]:
+        """The pages, each a list of widgets: home, product pages of what the shopper came for, the cart where there is one."""
         traffic, ids = self._traffic, self._world.items.ids
-        yield _Page(Surface.HOME, traffic.home_k, {})
+        shown = traffic.home_widgets if visit.rng.random() < traffic.page_share else traffic.home_widgets[:1]
+        yield [_Widget(Surface(surface), traffic.home_k, {}) for surface in shown]
         wanted = visit.basket if len(visit.basket) else self._wants(visit.shopper)
         first = visit.rng.integers(len(wanted), size=traffic.product_pages)
         for row in dict.fromkeys(wanted[first].tolist()):
-            yield _Page(Surface.SIMILAR, traffic.page_k, {"item_id": ids[row]})
+            yield [_Widget(Surface.SIMILAR, traffic.page_k, {"item_id": ids[row]})]
         if len(visit.basket):
             cart = dict.fromkeys(visit.basket.tolist())
-            yield _Page(Surface.CART, traffic.page_k, {"cart": [ids[row] for row in cart][:MAX_CART]})
+            yield [_Widget(Surface.CART, traffic.page_k, {"cart": [ids[row] for row in cart][:MAX_CART]})]
 
     def _wants(self, shopper: int) -> Ints:
         """What a shopper buys in the window."""
@@ -133,28 +160,55 @@ class Simulation:
         own = tastes.traits[tastes.offsets[shopper] : tastes.offsets[shopper + 1]]
         return own[: own.searchsorted(len(self._world.items))]
 
-    def _look(self, visit: _Visit, page: _Page, now: float) -> None:
+    def _look(self, visit: _Visit, widgets: list[_Widget], now: float) -> None:
         """Ask for a page, look at it, click, put in the cart, decide to buy; report all but the purchase."""
-        request: Request = {**visit.who, "surface": str(page.surface), "k": page.places, **page.more}
-        answer = self._shop.recommend(request, now)
-        rows = self._rows(answer)
-        click_draw, follow_draw = visit.rng.random((2, page.places))[:, : len(rows)]
-        chances, conversion = self._chances(visit, rows, now, page.places)
+        events = []
+        for widget, answer in zip(widgets, self._ask(visit, widgets, now), strict=True):
+            if self._confirm:
+                events.append(self._event(visit, RENDER, now, request_id=answer["request_id"]))
+            look = self._seen(visit, widget, answer, now)
+            self._ledger.looks.append(look)
+            events += self._follow(visit, look, answer["request_id"], now)
+        self._courier.send(events, now)
+
+    def _ask(self, visit: _Visit, widgets: list[_Widget], now: float) -> list[Answer]:
+        """The answer of each widget; several are asked for together."""
+        more = {"filters": self._filters} if self._filters else {}
+        asked = [{"surface": str(widget.surface), "k": widget.places, **widget.more, **more} for widget in widgets]
+        if len(asked) == 1:
+            return [self._shop.recommend({**visit.who, **asked[0]}, now)]
+        named = [{"name": question["surface"], **question} for question in asked]
+        page = self._shop.page({**visit.who, "widgets": named}, now)
+        return [page[widget["name"]] for widget in named]
+
+    def _seen(self, visit: _Visit, widget: _Widget, answer: Answer, now: float) -> Look:
+        """What a shopper does with an answer; they have then seen its items once more."""
+        rows, label = self._rows(answer), self._label(answer)
+        click_draw, follow_draw = visit.rng.random((2, widget.places))[:, : len(rows)]
         is_bot = self._visits.bot[visit.number]
-        look = Look(
+        taste, renders = self._model.taste(visit.shopper, rows), self._shown_before(visit, rows)
+        if is_bot:
+            chances = conversion = np.zeros(len(rows))
+        else:
+            chances = self._model.chances(rows, taste, now, renders, widget.places)
+            chances = np.minimum(1.0, chances * self._more_clicks.get(label, 1.0))
+            # Who buys something anyway buys it once.
+            conversion = self._model.conversion(taste) * [row not in visit.bought for row in rows.tolist()]
+        return Look(
             visit.number,
-            str(page.surface),
-            self._label(answer),
+            str(widget.surface),
+            label,
+            widget.places,
+            now,
             rows,
+            taste,
+            renders,
             chances,
             conversion,
             clicked=click_draw < (self._mess.bot_clicks if is_bot else chances),
             carted=follow_draw < conversion * self._model.purchases.carts_per_purchase,
             bought=follow_draw < conversion,
         )
-        self._ledger.looks.append(look)
-        events = [self._event(visit, RENDER, now, request_id=answer["request_id"])] if self._confirm else []
-        self._courier.send(events + self._follow(visit, look, answer["request_id"], now), now)
 
     def _rows(self, answer: Answer) -> Ints:
         try:
@@ -162,17 +216,15 @@ class Simulation:
         except KeyError as error:
             raise ValueError(f"the answer shows {error}, which the catalogue does not have") from error
 
-    def _chances(self, visit: _Visit, rows: Ints, now: float, places: int) -> tuple[Floats, Floats]:
-        """Chances of a click on each item, and of a purchase that follows; the shopper has then seen them once more."""
+    def _shown_before(self, visit: _Visit, rows: Ints) -> Ints:
+        """How often the shopper was shown each item; once more from now on. A bot sees nothing."""
+        listed = rows.tolist()
         if self._visits.bot[visit.number]:
-            return np.zeros(len(rows)), np.zeros(len(rows))
-        seen, listed = self._renders[visit.shopper], rows.tolist()
+            return np.zeros(len(rows), dtype=np.int64)
+        seen = self._renders[visit.shopper]
         renders = [seen.get(row, 0) for row in listed]
         seen.update(zip(listed, (times + 1 for times in renders), strict=True))
-        taste = self._model.taste(visit.shopper, rows)
-        chances = self._model.chances(rows, taste, now, np.array(renders, dtype=np.int64), places)
-        # Who buys something anyway buys it once.
-        return chances, self._model.conversion(taste) * [row not in visit.bought for row in listed]
+        return np.array(renders, dtype=np.int64)
 
     def _follow(self, visit: _Visit, look: Look, request_id: str, now: float) -> list[Event]:
         """The events of an answer's clicks."""

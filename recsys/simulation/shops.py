@@ -39,6 +39,14 @@ class Shop(Protocol):
         """
         ...
 
+    def page(self, request: Request, at: float) -> dict[str, Answer]:
+        """By name the widgets of a request of `/page`.
+
+        Raises:
+            ShopError: there are none.
+        """
+        ...
+
     def take(self, events: Sequence[Event], at: float) -> Counter[str]:
         """How many of at most 1,000 events got which verdict.
 
@@ -59,6 +67,10 @@ class CallableShop:
         """See `Shop`."""
         return self.answer(request)
 
+    def page(self, request: Request, at: float) -> dict[str, Answer]:  # noqa: ARG002
+        """See `Shop`; each widget is asked for by itself, without what those above it show."""
+        return composed(self.answer, request)
+
     def take(self, events: Sequence[Event], at: float) -> Counter[str]:  # noqa: ARG002
         """See `Shop`; all are accepted."""
         self.learn(events)
@@ -74,6 +86,10 @@ class HttpShop:
     def recommend(self, request: Request, at: float) -> Answer:  # noqa: ARG002
         """See `Shop`."""
         return _read(*self._post("/recommend", request))
+
+    def page(self, request: Request, at: float) -> dict[str, Answer]:  # noqa: ARG002
+        """See `Shop`."""
+        return _widgets(*self._post("/page", request))
 
     def take(self, events: Sequence[Event], at: float) -> Counter[str]:  # noqa: ARG002
         """See `Shop`."""
@@ -125,6 +141,10 @@ class AsgiShop:
     def recommend(self, request: Request, at: float) -> Answer:
         """See `Shop`."""
         return _read(*self._post("/recommend", request, at))
+
+    def page(self, request: Request, at: float) -> dict[str, Answer]:
+        """See `Shop`."""
+        return _widgets(*self._post("/page", request, at))
 
     def take(self, events: Sequence[Event], at: float) -> Counter[str]:
         """See `Shop`."""
@@ -178,6 +198,23 @@ def _read(status: int, body: bytes) -> Answer:
         raise ShopError(f"status {status}: {body.decode(errors='replace')}")
     answer: Answer = orjson.loads(body)
     return answer
+
+
+def _widgets(status: int, body: bytes) -> dict[str, Answer]:
+    widgets: dict[str, Answer] = _read(status, body)["widgets"]
+    return widgets
+
+
+def composed(answer: Callable[[Request], Answer], request: Request) -> dict[str, Answer]:
+    """A page of what a function answers, by widget: each without the items of those above it."""
+    told = {name: value for name, value in request.items() if name != "widgets"}
+    page: dict[str, Answer] = {}
+    for widget in request["widgets"]:
+        asked = {**told, **{name: value for name, value in widget.items() if name != "name"}}
+        if shown := [item["item_id"] for above in page.values() for item in above["items"]]:
+            asked["filters"] = {**asked.get("filters", {}), "exclude_item_ids": shown}
+        page[widget["name"]] = answer(asked)
+    return page
 
 
 def _verdicts(status: int, body: bytes) -> Counter[str]:

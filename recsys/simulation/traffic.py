@@ -31,6 +31,21 @@ class Visits:
     def __len__(self) -> int:
         return len(self.shopper)
 
+    def of_some(self, share: float) -> Visits:
+        """All visits of a random share of the shoppers, so that each sees as much as ever."""
+        if share >= 1:
+            return self
+        shoppers = np.unique(self.shopper)
+        n = max(1, round(share * len(shoppers)))
+        chosen = np.random.default_rng((self.seed, 3)).choice(shoppers, n, replace=False)
+        return self.where(np.isin(self.shopper, chosen))
+
+    def where(self, rows: NDArray[np.bool_]) -> Visits:
+        """Those visits only."""
+        return Visits(
+            self.seed, self.shopper[rows], self.second[rows], self.basket[rows], self.anonymous[rows], self.bot[rows]
+        )
+
 
 def plan_visits(world: World, traffic: Traffic, mess: Mess, seed: int) -> Visits:
     """The visits of a world's window; the same for the same seed."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 
-from recsys.simulation.clicks import ClickModel
+from recsys.simulation.clicks import ClickModel, examination
 from recsys.simulation.constants import CLEAN, Constants, with_clicks
 from recsys.simulation.log import Log
 from recsys.simulation.loop import Simulation
@@ -43,10 +44,18 @@ def expectations(log: Log, where: pl.Expr = SLICES["all"]) -> dict[str, Expectat
     Each answer counts with its expectation given all that was seen before, so the mean of what happened is estimated without the noise of
     single clicks; exactly, where answers do not depend on clicks.
     """
-    pages = log.pages.filter(~pl.col("bot"), where)
-    sums = pages.group_by("label").agg(
-        pl.col("shown", "expected_clicks", "new_shown", "expected_new_clicks", "expected_revenue_cents").sum(),
-        pl.col("visit").n_unique().alias("visits"),
+    return expected_of(log.pages, where)
+
+
+def expected_of(pages: pl.DataFrame, where: pl.Expr = SLICES["all"]) -> dict[str, Expectation]:
+    """The same of pages, `recsys.simulation.log.PAGES`, of several runs together, say; visits have different numbers."""
+    sums = (
+        pages.filter(~pl.col("bot"), where)
+        .group_by("label")
+        .agg(
+            pl.col("shown", "expected_clicks", "new_shown", "expected_new_clicks", "expected_revenue_cents").sum(),
+            pl.col("visit").n_unique().alias("visits"),
+        )
     )
     return {
         row["label"]: Expectation(
@@ -130,5 +139,33 @@ def sensitivity(
         rows += [
             {"constant": name, "value": float(value), "arm": arm, "ctr": one.ctr, "lift": one.ctr / base - 1}
             for arm, one in found.items()
+        ]
+    return pl.DataFrame(rows)
+
+
+def moved(
+    world: World, constants: Constants, log: Log, ranges: Mapping[str, tuple[Any, ...]] = PLAUSIBLE
+) -> pl.DataFrame:
+    """What the answers of a run would have been expected to get, had one constant of the clicks another value and the others their own.
+
+    Columns: constant, value, arm, shown, expected_clicks. Exact along the path that was taken, whatever the service learns: nobody is asked
+    again. An effect that was put in on purpose (`Simulation(more_clicks=)`) is left out.
+    """
+    shown, arms = log.shown, log.pages["label"].to_numpy()[log.shown.page]
+    names, arm = np.unique(arms, return_inverse=True)
+    counts = np.bincount(arm, minlength=len(names))
+    rows: list[dict[str, Any]] = []
+    for name, value in ((name, value) for name, values in ranges.items() for value in values):
+        changed = with_clicks(constants, **{name: value})
+        looked = np.zeros(len(shown.item))
+        for places in np.unique(shown.places).tolist():
+            own = shown.places == places
+            looked[own] = examination(places, changed.clicks.position_effect)[shown.place[own] - 1]
+        model = ClickModel.of(world, changed)
+        chances = model.chances_where(shown.item, shown.taste, shown.second, shown.renders, looked)
+        clicks = np.bincount(arm, chances, minlength=len(names))
+        rows += [
+            {"constant": name, "value": float(value), "arm": one, "shown": n, "expected_clicks": total}
+            for one, n, total in zip(names.tolist(), counts.tolist(), clicks.tolist(), strict=True)
         ]
     return pl.DataFrame(rows)

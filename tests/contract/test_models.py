@@ -15,6 +15,7 @@ from recsys.dataset import Segments
 from recsys.explanation import Asked, explain
 from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
+from recsys.models.degraded import Degraded
 from recsys.models.fit.als import ALSRecommender
 from recsys.models.fit.content import ContentRecommender
 from recsys.models.fit.diverse import DiverseRecommender
@@ -137,6 +138,7 @@ BUILDERS: dict[str, Callable[[], Model]] = {
     "diverse": lambda: diverse(),
     "calibrated": lambda: with_chances(),
     "confident": lambda: Confident(fitted(QUICK_RANKER), 0.2),
+    "degraded": lambda: Degraded(with_chances(), 0.5),
     **{
         f"phase{number} {surface}": lambda number=number, surface=surface: phase(number)[surface]  # type: ignore[misc]
         for number in PHASES

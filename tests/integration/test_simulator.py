@@ -34,6 +34,10 @@ CUT = START + 10 * 7 * SECONDS_PER_DAY
 """Ten of the tiny shop's twelve weeks are learnt from, two are the simulator's."""
 
 
+WIDGETS = ("home", "buy_again", "new_arrivals")
+"""Of a page. What trends is counted every few seconds of the wall's clock, so no two runs show the same."""
+
+
 def world_of(dataset: Dataset) -> World:
     """The tiny shop as the tables would have it."""
     catalogue, events = dataset.catalogue, dataset.events
@@ -92,7 +96,7 @@ def simulate(world: World, shop: Shop) -> Log:
     constants = replace(
         constants,
         clicks=replace(constants.clicks, random_ctr=0.05),
-        traffic=replace(constants.traffic, browsing_visits=1.0),
+        traffic=replace(constants.traffic, browsing_visits=1.0, page_share=0.5, home_widgets=WIDGETS),
         mess=Mess(late=0.02, duplicate=0.05, out_of_order=0.05, missing_id=0.02, bots=0.02),
     )
     visits = plan_visits(world, constants.traffic, constants.mess, 1)
@@ -120,6 +124,7 @@ def test_http_and_in_process_give_the_same_result(
             in_process = simulate(world, shop)
     assert over_http.pages.equals(in_process.pages) and over_http.visits.equals(in_process.visits)
     assert over_http.sent == in_process.sent
+    assert set(over_http.pages["surface"]) == {*WIDGETS, "similar", "cart"}
     clicked = over_http.pages.filter(~pl.col("bot"))
     assert clicked["clicks"].sum() > 100
     assert over_http.sent["duplicate"] > 0 and over_http.sent["accepted"] > 500

@@ -241,6 +241,18 @@ def test_random_answers_come_from_the_mask_alone(published: Path) -> None:
     assert sorted(bundle.surfaces[Surface.HOME].recommend(Query(seed=1), 5, mask).items.tolist()) == [3, 5]
 
 
+def test_a_degraded_arm_gives_places_to_random_items_whose_chance_is_not_known(published: Path) -> None:
+    live = Serving(published, plan(random='phase = "random"', worse='phase = "phase3", degrade = 0.5')).of_each_arm()[
+        "worse"
+    ]
+    request, shopper = RecommendRequest(user_id="household-01", k=6), Shopper(live.bundle.histories.of("household-01"))
+    answers = [Answering.rank(live, request, shopper, seed=seed) for seed in range(100)]
+    random = sum(answer.ranking.sources.count("random") for answer in answers)
+    # 600 places, each lost with a chance of a half: a standard deviation of 12.
+    assert abs(random - 300) < 4 * 12.3
+    assert {answer.propensity for answer in answers} == {None}
+
+
 def test_two_bundles_are_interleaved_and_every_item_has_its_team(published: Path) -> None:
     serving = Serving(published, plan(random='phase = "random"', both='phase = "phase1", against = "phase3"'))
     live = serving.of_each_arm()["both"]

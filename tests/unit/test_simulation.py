@@ -42,9 +42,10 @@ from recsys.simulation.shops import (
     Shop,
     ShopError,
     SimulatedClock,
+    composed,
 )
 from recsys.simulation.traffic import NO_BASKET, plan_visits
-from recsys.simulation.truth import expectations, sensitivity, truth
+from recsys.simulation.truth import expectations, moved, sensitivity, truth
 from recsys.simulation.world import UNLISTED, World
 
 DAY = 86_400
@@ -77,6 +78,7 @@ PLAIN = replace(
         taste_of_brand=0.2,
         taste_of_price=0.1,
     ),
+    traffic=replace(CONSTANTS.traffic, page_share=0.0),
     mess=CLEAN,
 )
 FRESH = replace(PLAIN, clicks=replace(PLAIN.clicks, fatigue=1.0))
@@ -150,7 +152,8 @@ class FakeService:
         start = sum(str(request.get("user_id", request["surface"])).encode()) % self.n_items
         walk = [f"i{(start + step) % self.n_items}" for step in range(self.n_items)]
         order = walk if self.fixed else sorted(walk, key=lambda item: -self.clicks[item])
-        shown = [item for item in order if item not in request.get("cart", ())][: request["k"]]
+        above = request.get("filters", {}).get("exclude_item_ids", ())
+        shown = [item for item in order if item not in request.get("cart", ()) and item not in above][: request["k"]]
         return {
             "request_id": f"r{self.asked}",
             "arms": {"parity": "even" if start % 2 == 0 else "odd"},
@@ -168,7 +171,12 @@ class FakeService:
         return {verdict: counts[verdict] for verdict in ("accepted", "duplicate", "rejected")}
 
     def respond(self, path: str, content: Any) -> dict[str, Any]:
-        return self.answer(content) if path == "/recommend" else dict(self.learn(content))
+        routes: dict[str, Callable[[Any], Any]] = {
+            "/recommend": self.answer,
+            "/page": lambda asked: {"widgets": composed(self.answer, asked)},
+            "/events": self.learn,
+        }
+        return dict(routes[path](content))
 
     async def asgi(self, scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
         if scope["type"] == "lifespan":
@@ -445,6 +453,10 @@ def test_an_arm_is_asked_once_however_many_values_are_tried() -> None:
     once = FakeService(40, fixed=True)
     alone = truth(ClickModel.of(world, FRESH), FRESH, visits, once.answer)
     assert asked.asked == once.asked > len(visits)
+    shop = CallableShop(FakeService(40, fixed=True).answer)
+    log = Simulation(ClickModel.of(world, FRESH), FRESH, visits, shop, label=lambda _: "fixed").run()
+    along = moved(world, FRESH, log, {"curiosity": (0.0, 0.2, 1.0)})
+    assert (along["expected_clicks"] / along["shown"]).to_list() == pytest.approx(table["ctr"].to_list())
     # FRESH has a curiosity of 0.2; where all is curiosity, every answer gets the random CTR.
     assert table["ctr"].to_list()[1:] == pytest.approx([alone.ctr, 0.05])
 
@@ -583,6 +595,38 @@ def test_a_wrong_clock_is_wrong_for_a_whole_visit_and_mess_changes_no_behaviour(
     assert abs(share - 0.3) < 4 * np.sqrt(0.3 * 0.7 / len(moved))
 
 
+def test_an_effect_that_is_put_in_is_what_is_expected() -> None:
+    world = big_world()
+    visits, model = plan_visits(world, FRESH.traffic, CLEAN, 1), ClickModel.of(world, FRESH)
+    shops = [CallableShop(FakeService(40, fixed=True).answer) for _ in range(2)]
+    plain = expectations(Simulation(model, FRESH, visits, shops[0]).run())
+    more = expectations(Simulation(model, FRESH, visits, shops[1], more_clicks={"odd": 1.05}).run())
+    assert more["odd"].ctr == pytest.approx(1.05 * plain["odd"].ctr)
+    assert more["even"] == plain["even"]
+
+
+def test_a_campaign_asks_every_widget_for_its_items_only() -> None:
+    world, asked = big_world(), []
+
+    def answer(request: Request) -> Answer:
+        asked.append(request)
+        return {"request_id": "r", "items": []}
+
+    visits = plan_visits(world, CONSTANTS.traffic, CLEAN, 1)
+    filters = {"category": "FOOD"}
+    Simulation(ClickModel.of(world, CONSTANTS), CONSTANTS, visits, CallableShop(answer), filters=filters).run()
+    assert len(asked) > len(visits) and all(one["filters"] == filters for one in asked)
+
+
+def test_some_of_the_shoppers_keep_all_their_visits() -> None:
+    world = big_world()
+    visits = plan_visits(world, CONSTANTS.traffic, CLEAN, 1)
+    some = visits.of_some(0.25)
+    chosen = np.unique(some.shopper)
+    assert len(chosen) == 15 and len(some) == np.isin(visits.shopper, chosen).sum()
+    assert visits.of_some(1.0) is visits
+
+
 # Shops
 
 
@@ -598,6 +642,7 @@ def test_http_and_in_process_give_the_same_result() -> None:
     for log in logs[1:]:
         assert log.pages.equals(logs[0].pages) and log.visits.equals(logs[0].visits)
     assert here.events == there.events == inside.events
+    assert set(logs[0].pages["surface"]) == {"home", "buy_again", "trending", "new_arrivals", "similar", "cart"}
     assert here.clicks and logs[1].sent == logs[2].sent and logs[1].sent["duplicate"] > 0
     assert clock() > world.cut
 

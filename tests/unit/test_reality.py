@@ -1,0 +1,112 @@
+"""The parts of the reality check that need no service: what is counted, priced, parsed and estimated."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+
+from recsys.experiments.reading import read_plan
+from recsys.experiments.roi import Figure
+from recsys.reality.accuracy import Degradation
+from recsys.reality.arms import POPULARITY, RANDOM, Sums, Trial, configurations, write_plan
+from recsys.reality.engineer import ROOT, closure, declared_requirements, lines_by_package
+from recsys.reality.money import Rates, Serving, Shop, infrastructure, roi_inputs
+from recsys.reality.rollback import all_switched
+from recsys.reality.runbook import RUNBOOK, read_runbook
+from recsys.reality.serving import DrillError
+from recsys.reality.traffic import Seen
+
+
+def test_lines_are_counted_by_package_without_blank_ones(tmp_path: Path) -> None:
+    for name, text in {
+        "service/app.py": "import a\n\n\nb = 1\n",
+        "pipelines/marts/items.sql": "SELECT 1\n",
+        "recsys/models/fit/als.py": "x = 1\ny = 2\nz = 3\n",
+        "recsys/errors.py": '"""One."""\n',
+        "recsys/data.txt": "not code\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert lines_by_package(tmp_path) == {"recsys.models": 3, "service": 2, "pipelines": 1, "recsys": 1}
+
+
+def test_requirements_are_those_of_the_install_and_what_they_need() -> None:
+    declared = declared_requirements(ROOT / "pyproject.toml", "serve")
+    names = {requirement.name for requirement in declared}
+    assert {"numpy", "fastapi", "redis"} <= names and "torch" not in names
+    assert {"fastapi", "starlette", "anyio"} <= closure([Requirement("fastapi")])
+
+
+def test_cores_are_paid_for_the_peak_and_never_fewer_than_two() -> None:
+    serving = Serving(pages_per_core_second=100.0, worker_mib=512.0, other_mib=0.0)
+    # 31,536,000 visits of 3 pages a year are 3 pages a second in the mean; 100 times that takes 3 cores of 0.5 GiB.
+    shop = Shop(visits_per_year=365 * 86_400.0, peak=100.0)
+    cost = infrastructure(shop, Rates(core_hour=1.0, gib_hour=2.0), serving, pages_per_visit=3.0)
+    assert (cost.pages_per_second, cost.cores, cost.gib) == (pytest.approx(300.0), 3, 1.5)
+    assert cost.per_year == pytest.approx(8_760 * (3 * 1.0 + 1.5 * 2.0))
+    assert cost.per_million_pages == pytest.approx(cost.per_year / (3 * 31.536))
+    assert infrastructure(Shop(1.0), Rates(), serving, 3.0).cores == 2
+    found = roi_inputs(Figure(2.0, 1.0, 3.0), Shop(visits_per_year=1_000.0), cost)
+    assert found.incremental == Figure(20.0, 10.0, 30.0)  # of cents a visit, dollars a year
+
+
+def test_lifts_and_their_intervals() -> None:
+    rng = np.random.default_rng(0)
+
+    def arm(clicks: float, cents: float) -> Sums:
+        n = 10_000
+        return Sums(np.full(n, 3.0), np.full(n, 10.0), rng.gamma(4.0, clicks / 4.0, n), rng.gamma(1.0, cents, n))
+
+    trial = Trial({RANDOM: arm(1.0, 5.0), POPULARITY: arm(1.5, 8.0)}, None)  # type: ignore[arg-type]
+    lift, more = trial.lift(POPULARITY), trial.incremental(POPULARITY)
+    # A CTR's logarithm has a standard error of 1 / sqrt(4 * 10,000) = 0.005, the difference of two 0.0071: 1.96 of them are 1.4%.
+    assert lift.low < 0.5 < lift.high and lift.high - lift.low == pytest.approx(1.5 * 2 * 0.01386, rel=0.05)
+    # Exponential cents: standard errors of 0.05 and 0.08, together 0.094.
+    assert more.low < 3.0 < more.high and more.high - more.low == pytest.approx(2 * 1.96 * 0.0943, rel=0.05)
+    assert trial.lift(RANDOM) == trial.incremental(RANDOM) == Figure(0.0, 0.0, 0.0)
+    assert trial.pages_per_visit == 3.0
+
+
+def test_a_plan_has_every_arm_with_what_it_answers_with(tmp_path: Path) -> None:
+    version = "20261126T000000-phase3-00000000"
+    worse = [Degradation(target, 1 - target, Figure.of(target)) for target in (0.9, 0.5)]
+    arms = configurations(version, worse, {"rules": "20261126T000000-phase1-00000000"})
+    write_plan(tmp_path, arms, date(2026, 11, 1), date(2026, 12, 1))
+    (experiment,) = read_plan(tmp_path / "experiments.toml").experiments
+    found = {arm.name: (arm.phase, arm.degrade) for arm in experiment.arms}
+    assert found == {
+        "random": ("random", None),
+        "popularity": ("popularity", None),
+        "rules": ("20261126T000000-phase1-00000000", None),
+        "ensemble_50": (version, 0.5),
+        "ensemble_90": (version, pytest.approx(0.1)),
+        "ensemble": (version, None),
+    }
+
+
+def test_a_runbook_is_sections_of_shell(tmp_path: Path) -> None:
+    path = tmp_path / "runbook.md"
+    path.write_text(
+        "# Title\n\n```sh\nno step\n```\n\n## One\n\nWords.\n\n```sh drill\na\n```\n\n```sh\nb\nc\n```\n\n## Two\n\n```sh\nd\n```\n"
+    )
+    assert [(step.title, step.script) for step in read_runbook(path)] == [("One", "a\nb\nc\n"), ("Two", "d\n")]
+    path.write_text("## One\n\nOnly words.\n\n```\nnot sh\n```\n")
+    with pytest.raises(DrillError, match="nothing to do in 'One'"):
+        read_runbook(path)
+    with pytest.raises(DrillError, match="cannot be read"):
+        read_runbook(tmp_path / "absent.md")
+    assert len(read_runbook(RUNBOOK)) >= 10
+
+
+def test_all_have_followed_when_the_last_worker_has() -> None:
+    def seen(at: float, connection: int, version: str) -> Seen:
+        return Seen(at - 0.1, at, connection, 200, version, degraded=False)
+
+    worker_of = {0: 100, 1: 100, 2: 200}
+    answers = [seen(1.0, 0, "new"), seen(1.5, 2, "old"), seen(2.0, 1, "new"), seen(2.5, 3, "new")]
+    assert all_switched(answers, worker_of, "new") is None
+    assert all_switched([*answers, seen(3.0, 2, "new"), seen(4.0, 0, "new")], worker_of, "new") == 3.0
