@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -60,6 +61,8 @@ def side_by_side(
 def _count_in(counts: SynchronizedArray[int]) -> None:
     global _counts
     _counts = counts
+    # DuckDB draws a bar for every query on its standard output; there is one for all.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _tracked(work: Callable[[Order, Track], Result], number: int, order: Order) -> Result:
