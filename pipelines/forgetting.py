@@ -259,7 +259,10 @@ def _bundles_that_know(bundles: Path, user_id: str, name: str) -> list[str]:
     for manifest in sorted(bundles.glob("[!.]*/manifest.json")):
         arrays = manifest.parent / "arrays"
         try:
-            hashes, rows = (np.load(arrays / f"history-{part}.npy", mmap_mode="r") for part in ("hashes", "rows"))
+            hashes, rows = (
+                np.load(arrays / f"history-{part}.npy", mmap_mode="r", allow_pickle=False)
+                for part in ("hashes", "rows")
+            )
             honoured = orjson.loads(manifest.read_bytes()).get("deletions", ())
         except (OSError, ValueError):
             continue  # a damaged bundle serves nobody

@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from recsys.events import Surface
 from service.access import Access
+from service.admission import MAX_DEADLINE_MS
 from service.schemas import (
     MAX_EVENTS,
     MAX_ITEMS,
@@ -98,6 +99,8 @@ class Answer(_Described):
     surface: Surface
     served_by: str
     degraded: bool
+    rung: Literal["full", "remembered", "simple", "popular"]
+    consent: bool = Field(default=True, description="Absent where it was not refused.")
     shortfall: int = Field(ge=0)
     warnings: list[str]
     rules: str | None
@@ -116,7 +119,7 @@ class EventVerdict(_Described):
     """What became of an event."""
 
     event_id: str | None
-    verdict: Literal["accepted", "duplicate", "rejected"]
+    verdict: Literal["accepted", "duplicate", "rejected", "ignored"]
     reason: str | None
 
 
@@ -126,6 +129,7 @@ class EventVerdicts(_Described):
     accepted: int
     duplicate: int
     rejected: int
+    ignored: int
     verdicts: list[EventVerdict]
 
 
@@ -215,8 +219,9 @@ class StorefrontKey(_Described):
 class Status(_Described):
     """Of `/health/live` and `/health/ready`."""
 
-    status: Literal["live", "ready"]
+    status: Literal["live", "warming", "ready", "leaving"]
     model_version: str = ""
+    bundle: str = Field(default="", description="Of a ready one: ok, stale, or what is wrong with what is published.")
 
 
 class FieldProblem(_Described):
@@ -284,10 +289,15 @@ def _body(schema: Schema, example: Any) -> Schema:
     return {"required": True, "content": {JSON: {"schema": schema, "example": example}}}
 
 
-def _several(members: Schema, name: str, most: int) -> Schema:
-    """A list, bare or under a name."""
+def _several(members: Schema, name: str, most: int, **beside: Schema) -> Schema:
+    """A list, bare or under a name; under a name other members may stand `beside` it."""
     listed = {"type": "array", "items": members, "minItems": 1, "maxItems": most}
-    named = {"type": "object", "properties": {name: listed}, "required": [name], "additionalProperties": False}
+    named = {
+        "type": "object",
+        "properties": {name: listed, **beside},
+        "required": [name],
+        "additionalProperties": False,
+    }
     return {"anyOf": [listed, named]}
 
 
@@ -315,6 +325,7 @@ _ANSWER: Final = {
     "surface": "home",
     "served_by": "phase1",
     "degraded": False,
+    "rung": "full",
     "shortfall": 0,
     "warnings": [],
     "rules": None,
@@ -352,13 +363,21 @@ _TOLD: Final = {
         {"type": "object", "description": "Google Analytics 4, see docs/api.md.", "required": ["events"]},
     ]
 }
+_CONSENT: Final = {"type": "boolean", "default": True, "description": "Where false, nothing of the events is kept."}
 _TAKEN: Final = {
     "accepted": 1,
     "duplicate": 0,
     "rejected": 0,
+    "ignored": 0,
     "verdicts": [{"event_id": "e-1", "verdict": "accepted", "reason": None}],
 }
 _FILTERED: Final = {"filter": {"category": "PRODUCE"}, "set": {"price_factor": 0.9}}
+_DEADLINE: Final = {
+    "name": "X-Deadline-Ms",
+    "in": "header",
+    "description": "So long the caller waits; nearer to it, answers are cheaper.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": MAX_DEADLINE_MS},
+}
 _ITEM_ID: Final = {
     "name": "item_id",
     "in": "path",
@@ -377,12 +396,14 @@ def _operations() -> Mapping[tuple[str, str], Schema]:
     recommended = _responses(Answer, 422, example=_ANSWER)
     one_item, unknown = _refers(Item), {"type": "integer", "minimum": 0}
     return {
-        ("get", "/recommend"): {"parameters": _query(), "responses": recommended},
+        ("get", "/recommend"): {"parameters": [*_query(), _DEADLINE], "responses": recommended},
         ("post", "/recommend"): {
+            "parameters": [_DEADLINE],
             "requestBody": _body(_refers(RecommendRequest), {**_ASKED, "filters": {"category": "PRODUCE"}}),
             "responses": {**recommended, **{str(status): _refusal(status) for status in _BODY}},
         },
         ("post", "/page"): {
+            "parameters": [_DEADLINE],
             "requestBody": _body(_refers(PageRequest), {"user_id": "900", "widgets": _WIDGETS}),
             "responses": _responses(
                 PageAnswer, *_BODY, example={"page_id": "5f0c6b1d9a2e0", "widgets": {"top": _ANSWER}}
@@ -390,9 +411,13 @@ def _operations() -> Mapping[tuple[str, str], Schema]:
         },
         ("post", "/events"): {
             "requestBody": _body(
-                {"anyOf": [*_TOLD["anyOf"], _several(_TOLD, "events", MAX_EVENTS)]}, {"events": [_EVENT]}
+                {"anyOf": [*_TOLD["anyOf"], _several(_TOLD, "events", MAX_EVENTS, consent=_CONSENT)]},
+                {"events": [_EVENT]},
             ),
-            "responses": {**_responses(EventVerdicts, 400, 413, example=_TAKEN), "422": _refusal(422, EventVerdicts)},
+            "responses": {
+                **_responses(EventVerdicts, 400, 413, 503, example=_TAKEN),
+                "422": _refusal(422, EventVerdicts),
+            },
         },
         ("get", "/events/verdicts"): {
             "parameters": [
@@ -426,7 +451,12 @@ def _operations() -> Mapping[tuple[str, str], Schema]:
         ("get", "/demo/shoppers"): {"responses": _responses(DemoShoppers)},
         ("get", "/demo/key"): {"responses": _responses(StorefrontKey)},
         ("get", "/health/live"): {"responses": _responses(Status)},
-        ("get", "/health/ready"): {"responses": _responses(Status)},
+        ("get", "/health/ready"): {
+            "responses": {
+                **_responses(Status),
+                "503": {"description": Status.__doc__, "content": {JSON: {"schema": _refers(Status)}}},
+            }
+        },
         ("get", "/metrics"): {
             "responses": {"200": {"description": "Prometheus' text format", "content": {"text/plain": {}}}}
         },

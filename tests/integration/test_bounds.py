@@ -65,5 +65,5 @@ def test_no_more_than_so_many_wait_and_the_others_are_told_to_come_again(paused:
     os.kill(redis, signal.SIGCONT)
     eventually(lambda: ask(client, user_id="household-01")["rung"] == "full")
     text = client.get("/metrics").text
-    assert f'recsys_requests_refused_total{{shop="default"}} {counts[429]}.0' in text
+    assert f'recsys_requests_refused_total{{reason="overload",shop="default"}} {counts[429]}.0' in text
     assert 'recsys_answers_by_rung_total{rung="full",shop="default"}' in text

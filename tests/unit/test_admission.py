@@ -86,7 +86,9 @@ def test_who_finds_no_room_is_told_when_to_come_again_and_costs_nothing() -> Non
     status, headers, content = guarded.ask()
     assert (status, headers[b"retry-after"], guarded.saw) == (429, b"1", [])
     assert "try again" in content["detail"]
-    assert guarded.registry.get_sample_value("recsys_requests_refused_total", {"shop": "s"}) == 1.0
+    assert (
+        guarded.registry.get_sample_value("recsys_requests_refused_total", {"shop": "s", "reason": "overload"}) == 1.0
+    )
     guarded.load.leave()
     assert guarded.ask()[0] == 200
 

@@ -6,9 +6,9 @@ import asyncio
 import os
 import shutil
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -161,21 +161,20 @@ def test_a_bundle_that_fails_its_trial_is_refused(bundles: Path, versions: list[
     assert worker.loads[versions[1]] == 1  # not tried again and again
 
 
+@dataclass(frozen=True)
 class Silent:
     """A model that says nothing, or what it should not."""
 
-    kind = "silent"
-    name = "silent"
-
-    def __init__(self, says: Any = None) -> None:
-        self._says = says
+    kind: ClassVar[str] = "silent"
+    says: Any = None
+    name: str = "silent"
 
     def recommend(self, _query: Query, _k: int, _eligible: Mask) -> Ranking:
-        if self._says is None:
+        if self.says is None:
             return EMPTY_RANKING
-        if isinstance(self._says, Exception):
-            raise self._says
-        items = np.array(self._says, dtype=np.int32)
+        if isinstance(self.says, Exception):
+            raise self.says
+        items = np.array(self.says, dtype=np.int32)
         return Ranking(items, np.zeros(len(items), dtype=np.float32), ("silent",) * len(items), items)
 
 
