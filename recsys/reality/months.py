@@ -96,6 +96,9 @@ class Evidence:
     clicks: float
     """Of the policy's own arm, by its log."""
     exposures: float
+    expected_clicks: float
+    """Of the same arm's answers, by the simulator."""
+    shown: float
 
     @classmethod
     def together(cls, parts: Sequence[Evidence]) -> Evidence:
@@ -110,15 +113,15 @@ class Evidence:
             unit=np.concatenate([log.unit + first for log, first in zip(logs, units.tolist(), strict=True)]),
         )
         target = Target(np.concatenate([part.target.probability for part in parts]))
-        return cls(log, target, sum(part.clicks for part in parts), sum(part.exposures for part in parts))
+        names = ("clicks", "exposures", "expected_clicks", "shown")
+        return cls(log, target, *(sum(getattr(part, name) for part in parts) for name in names))
 
     def estimated(self) -> Estimated:
         """The off-policy estimate."""
         found = evaluate(self.log, self.target)
         one, overlap = found.estimates["snips"], found.overlap
-        return Estimated(
-            one.value, one.low, one.high, self.clicks / self.exposures, overlap.trust, overlap.reasons, one.n
-        )
+        online, true = self.clicks / self.exposures, self.expected_clicks / self.shown
+        return Estimated(one.value, one.low, one.high, online, true, overlap.trust, overlap.reasons, one.n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,8 @@ class Estimated:
     low: float
     high: float
     online: float
+    true: float
+    """What the simulator expected of the policy's own arm."""
     trust: Trust
     reasons: tuple[str, ...]
     rows: int
@@ -220,15 +225,16 @@ def read_month(order: Order, world: World, log: Log) -> Month:
     people = log.pages.filter(~pl.col("bot")).with_columns(unit.alias("unit"), pl.col("label").alias("arm"))
     whose = people.group_by("unit").agg(WHO.first().alias("who"))
     units = pl.read_parquet(tables / "experiment_units.parquet").filter(experiment=EXPERIMENT)
+    expected = people.group_by("unit", "arm").agg(
+        pl.col("shown").sum().alias("exposures"), pl.col("expected_clicks").sum().alias("clicks")
+    )
     return Month(
         units=units.join(whose, on="unit", how="left").with_columns(pl.col("who").fill_null("bots")),
-        expected=people.group_by("unit", "arm").agg(
-            pl.col("shown").sum().alias("exposures"), pl.col("expected_clicks").sum().alias("clicks")
-        ),
+        expected=expected,
         new_items=_of_new_items(tables, units, world),
         pages=log.pages.with_columns(pl.col("visit") + order.seed * 10**9),
         moved=moved(world, order.constants, log, GRID),
-        policies=_policies(order, units),
+        policies=_policies(order, units, expected),
     )
 
 
@@ -253,7 +259,7 @@ def _of_new_items(tables: Path, units: pl.DataFrame, world: World) -> pl.DataFra
     )
 
 
-def _policies(order: Order, units: pl.DataFrame) -> dict[str, Evidence]:
+def _policies(order: Order, units: pl.DataFrame, expected: pl.DataFrame) -> dict[str, Evidence]:
     """Of each phase that has an arm: what the random arm's answers, some of them, say of it."""
     tables, phases = order.folder / "tables", served_phases(order.bundles)
     frame = read_random_log(tables)
@@ -269,6 +275,10 @@ def _policies(order: Order, units: pl.DataFrame) -> dict[str, Evidence]:
                 continue
             answers = would_answer(engine, open_live(order.folder, version), set(frame["request_id"]))
             kept = answered(frame, answers)
-            sums = own["clicks"].fill_null(0).sum(), own["exposures"].sum()
-            found[f"phase{phase}"] = Evidence(as_log(kept), as_target(kept, answers), float(sums[0]), float(sums[1]))
+            sums = [
+                float(sums_of[column].fill_null(0).sum())
+                for sums_of in (own, expected.filter(arm=f"phase{phase}"))
+                for column in ("clicks", "exposures")
+            ]
+            found[f"phase{phase}"] = Evidence(as_log(kept), as_target(kept, answers), *sums)
     return found

@@ -69,7 +69,7 @@ def pooled(experiment: Experiment, months: Sequence[Month], campaign: Sequence[M
     units, expected = (pl.concat(parts) for parts in ([m.units for m in months], [m.expected for m in months]))
     pages = pl.concat([month.pages for month in months])
     new_items = pl.concat([month.new_items for month in months])
-    slices = {name: read_out(experiment, units.filter(pl.col("who") == name)) for name in units["who"].unique().sort()}
+    slices = {name: read_out(experiment, units.filter(who=name)) for name in ("known", "new", "anonymous")}
     controls = dict.fromkeys(control for _, control in STEPS if control in {arm.name for arm in experiment.arms})
     others = {one: experiment.model_copy(update={"control": one}) for one in controls}
     return Outcome(

@@ -116,6 +116,7 @@ def test_the_random_log_tells_what_a_phase_gets(outcome: Outcome) -> None:
     assert found.trust is not Trust.NOT_ESTIMABLE
     # 95% intervals of two figures: within three standard errors of the wider one.
     assert abs(found.value - found.online) < 1.5 * (found.high - found.low) / 2
+    assert abs(found.value - found.true) < 1.5 * (found.high - found.low) / 2
 
 
 def test_the_month_can_be_looked_at_under_other_assumptions(outcome: Outcome, tmp_path: Path) -> None:
