@@ -173,12 +173,28 @@ def visit_sums(log: Log) -> dict[str, Sums]:
     }
 
 
+def surface_ctrs(log: Log) -> dict[str, dict[str, float]]:
+    """By surface and arm, clicks per shown item that the answers get in the mean: the truth."""
+    frame = (
+        log.pages.filter(~pl.col("bot"), pl.col("label") != "")
+        .group_by("surface", "label")
+        .agg((pl.col("expected_clicks").sum() / pl.col("shown").sum()).alias("ctr"))
+        .sort("surface", "label")
+    )
+    found: dict[str, dict[str, float]] = {}
+    for surface, label, ctr in frame.iter_rows():
+        found.setdefault(surface, {})[label] = ctr
+    return found
+
+
 @dataclass(frozen=True)
 class Trial:
     """What came of the arms. Intervals are at 95%, of the visits that happened to come."""
 
     sums: Mapping[str, Sums]
     """By arm: the truth."""
+    surfaces: Mapping[str, Mapping[str, float]]
+    """See `surface_ctrs`."""
     readout: Readout
     """Every arm against the random one, as the report reads the log."""
 

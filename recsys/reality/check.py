@@ -22,7 +22,7 @@ from recsys.evaluation.evaluate import make_task, sample
 from recsys.evaluation.split import Window
 from recsys.events import Surface
 from recsys.experiments.reading import read_plan
-from recsys.experiments.roi import Figure, Inputs, Return, reckon
+from recsys.experiments.roi import Figure, Inputs, Return, break_even, reckon
 from recsys.phases import PHASES
 from recsys.publish import served_phases
 from recsys.reality.accuracy import TARGETS, Degradation, degradations
@@ -33,6 +33,7 @@ from recsys.reality.arms import (
     configurations,
     degraded_arm,
     read_log,
+    surface_ctrs,
     visit_sums,
     write_plan,
     write_simple_bundles,
@@ -122,6 +123,12 @@ class Check:
     def returns(self, arm: str, over: str) -> Return:
         """What comes of it."""
         return reckon(self.inputs(arm, over))
+
+    @property
+    def paying_visits(self) -> float | None:
+        """Visits a year from which the ensemble earns its cost over random items in the first year; None where it never does."""
+        share = break_even(self.inputs(ENSEMBLE, "random"))
+        return None if share is None else share * self.options.shop.visits_per_year
 
     @property
     def failed_steps(self) -> tuple[Carried, ...]:
@@ -224,7 +231,7 @@ def _experiment(
     readout = read_log(folder, console)
     if readout.reason:
         raise UserError(f"the experiment has no readout: {readout.reason}")
-    return Trial(visit_sums(log), readout)
+    return Trial(visit_sums(log), surface_ctrs(log), readout)
 
 
 def _decision(folder: Path, candidate: str, out: Path) -> Decision:
@@ -253,8 +260,8 @@ def answers(check: Check) -> Mapping[str, str]:
             f"{shop.visits_per_year:,.0f} visits a year."
         ),
         "Could rules or simple statistics do the job instead?": (
-            f"The best of them, {_words(simple)}, has {_percent(trial.lift(simple))}; the ensemble is clicked {_percent(trial.lift(whole, simple))} "
-            f"more than it, and {_percent(trial.lift(whole, 'popularity'))} more than bestsellers."
+            f"The best of them, {_words(simple)}, has {_percent(trial.lift(simple))}; the ensemble's CTR is {_percent(trial.lift(whole, simple))} against it, and "
+            f"{_percent(trial.lift(whole, 'popularity'))} against bestsellers."
         ),
         "Who maintains it when the ML people have moved on?": (
             f"Backend engineers: {check.burden.served_lines:,} of {sum(check.burden.lines.values()):,} lines run in the service, on "
@@ -262,7 +269,7 @@ def answers(check: Check) -> Mapping[str, str]:
             f"{len(check.steps) - len(check.failed_steps)} of {len(check.steps)} steps of the runbook worked as they stand."
         ),
         "What is the rollback plan when, not if, the model fails?": (
-            f"`recsys rollback`: at the slowest of {len(worst.changes)} changes every one of {worst.workers} workers answered with the other bundle "
+            f"recsys rollback: at the slowest of {len(worst.changes)} changes every one of {worst.workers} workers answered with the other bundle "
             f"{slowest.switched_seconds:.1f} seconds after the command was typed; {worst.failed} of "
             f"{sum(change.answers for change in worst.changes):,} answers failed."
         ),

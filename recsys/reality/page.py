@@ -22,7 +22,7 @@ def write_page(out: Path, check: Check) -> tuple[Path, Path]:
     """Write the page and, beside it under the same name, its JSON; their paths."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(as_html(check), encoding="utf-8")
-    tables = [claims_table(check), arms_table(check), changes_table(check)]
+    tables = [claims_table(check), arms_table(check), surfaces_table(check), changes_table(check)]
     return out, write_report(out.stem, COMMAND, tables, out.parent, details(check))
 
 
@@ -37,6 +37,7 @@ def as_html(check: Check) -> str:
         answers=answers(check),
         claims=claims_table(check),
         arms=arms_table(check),
+        surfaces=surfaces_table(check),
         returns=returns_table(check),
         changes=changes_table(check),
         steps=steps_table(check),
@@ -60,7 +61,7 @@ def claims_table(check: Check) -> Table:
         ["+47% clicks against random items", *_percents(trial.lift(ENSEMBLE)), "simulated shoppers"],
         [
             "learning is needed",
-            *_percents(trial.lift(ENSEMBLE, check.best_simple), "{} more clicks"),
+            *_percents(trial.lift(ENSEMBLE, check.best_simple), "{} clicks"),
             f"over {check.best_simple.replace('_', ' ')}",
         ],
         ["if 70% as accurate", *_percents(trial.lift(seventy)), "places lost to random items; clicks over random"],
@@ -78,6 +79,12 @@ def claims_table(check: Check) -> Table:
             f"over random; margin {CASE_STUDY.margin.value:.0%}, five people for six months",
         ],
         ["", *_percents(over_popularity.roi), "over bestsellers, likewise"],
+        [
+            "",
+            "never" if check.paying_visits is None else f"{check.paying_visits:,.0f} visits a year",
+            "–",
+            "from which the first year pays over random, at this shop's infrastructure",
+        ],
         ["a rollback plan", f"{slowest:.1f} s", "–", "until every worker has followed, slowest of three changes"],
         [
             "99.9% uptime",
@@ -120,6 +127,21 @@ def arms_table(check: Check) -> Table:
         "Degraded arms are the ensemble with places lost to random items."
     )
     return Table("What accuracy is worth, and what needs no learning", columns, rows, note)
+
+
+def surfaces_table(check: Check) -> Table:
+    """Where each arm gains: the true CTR over random items, by surface."""
+    arms = (*SIMPLE, *(arm for _, arm in check.curve))
+    rows: list[list[Cell]] = [
+        [
+            surface.replace("_", " "),
+            *(f"{ctrs[arm] / ctrs[RANDOM] - 1:+.0%}" if arm in ctrs and ctrs.get(RANDOM) else "–" for arm in arms),
+        ]
+        for surface, ctrs in check.trial.surfaces.items()
+    ]
+    return Table(
+        "True CTR lifts over random items, by surface", ("surface", *(arm.replace("_", " ") for arm in arms)), rows
+    )
 
 
 def returns_table(check: Check) -> Table:
@@ -191,7 +213,7 @@ def burden_table(check: Check) -> Table:
         ["packages that a serving install declares", f"{len(found.declared)}: {', '.join(found.declared)}"],
         ["with what they need", f"{len(found.installed)}"],
         [
-            "from `recsys serve` to the first answer",
+            "from recsys serve to the first answer",
             f"{check.rollback.ready_seconds:.1f} seconds, {check.rollback.workers} workers",
         ],
     ]
@@ -251,6 +273,7 @@ def details(check: Check) -> dict[str, Any]:
         "ndcg_at_20": check.ndcg,
         "degradations": [asdict(one) for one in check.degradations],
         "arms": {arm: _arm(check, arm) for arm in arms},
+        "true_ctr_by_surface": check.trial.surfaces,
         "returns": {
             arm: {over: asdict(check.returns(arm, over)) for over in (RANDOM, POPULARITY)} for _, arm in check.curve
         },

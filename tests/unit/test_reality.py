@@ -61,7 +61,7 @@ def test_lifts_and_their_intervals() -> None:
         n = 10_000
         return Sums(np.full(n, 3.0), np.full(n, 10.0), rng.gamma(4.0, clicks / 4.0, n), rng.gamma(1.0, cents, n))
 
-    trial = Trial({RANDOM: arm(1.0, 5.0), POPULARITY: arm(1.5, 8.0)}, None)  # type: ignore[arg-type]
+    trial = Trial({RANDOM: arm(1.0, 5.0), POPULARITY: arm(1.5, 8.0)}, {}, None)  # type: ignore[arg-type]
     lift, more = trial.lift(POPULARITY), trial.incremental(POPULARITY)
     # A CTR's logarithm has a standard error of 1 / sqrt(4 * 10,000) = 0.005, the difference of two 0.0071: 1.96 of them are 1.4%.
     assert lift.low < 0.5 < lift.high and lift.high - lift.low == pytest.approx(1.5 * 2 * 0.01386, rel=0.05)
