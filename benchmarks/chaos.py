@@ -11,19 +11,20 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 import orjson
 import uvloop
 
-from benchmarks.crowd import Answered, Event, Question, look_at, sum_up
+from benchmarks.crowd import Answered, Event, Question, back_to_normal, look_at, sum_up
 from benchmarks.faults import FAULTS, Fault, libfaketime
 from benchmarks.open_loop import Reply, Sender
 from benchmarks.serve import show
@@ -32,13 +33,13 @@ from recsys.errors import UserError
 from recsys.reports import Cell, Table, write_report
 from tests.postgres import find_binaries
 
-WINDOW_SECONDS: Final = 1.0
-"""Of which two in a row must be normal."""
 NORMAL: Final = 0.05
 """By so much more may be degraded than before the fault: a busy machine makes some answers cheaper at any time."""
 GRACE_SECONDS: Final = 6.0
 """For events that wait for a database."""
 WARM_UP_SECONDS: Final = 2.0
+PATIENT: Final = {"RECSYS_QUEUE_MS": "60000", "RECSYS_DEADLINE_MS": "60000"}
+"""The service's variables on a machine that others need too: only the fault makes answers cheaper, or has them refused."""
 MISSING: Final = {
     "PostgreSQL": "PostgreSQL is not installed here",
     "clock": "libfaketime is not installed here (apt-get install libfaketime)",
@@ -90,27 +91,20 @@ class Outcome:
         return {reply.asked.event_id for reply in self.crowded.told if is_acknowledged(reply)}
 
     def recovery(self) -> float | None:
-        """Seconds from the end of the fault to the first of two normal windows; None where there are no such."""
+        """Seconds from the end of the fault until all is as before it; None where that is not in time."""
         first = [answer for answer in self.crowded.answers if answer.due < self.struck]
-        most = (sum_up(first).degraded if any(answer.valid for answer in first) else 0.0) + NORMAL
-        end = max(answer.due for answer in self.crowded.answers)
-        starts = np.arange(self.lifted, end - WINDOW_SECONDS, WINDOW_SECONDS)
-        normal = [self._is_normal(start, most) for start in starts]
-        pairs = (number for number in range(len(normal) - 1) if normal[number] and normal[number + 1])
-        number = next(pairs, None)
-        return None if number is None else number * WINDOW_SECONDS
+        usual = sum_up(first).degraded if any(answer.valid for answer in first) else 0.0
 
-    def _is_normal(self, start: float, most_degraded: float) -> bool:
-        def within(due: float) -> bool:
-            return start <= due < start + WINDOW_SECONDS
+        def is_normal(start: float, end: float) -> bool:
+            answers = [answer for answer in self.crowded.answers if start <= answer.due < end]
+            told = [reply for reply in self.crowded.told if start <= reply.due < end]
+            return (
+                all(answer.valid for answer in answers)
+                and sum(answer.degraded for answer in answers) <= (usual + NORMAL) * len(answers)
+                and all(is_acknowledged(reply) for reply in told)
+            )
 
-        window = [answer for answer in self.crowded.answers if within(answer.due)]
-        told = [reply for reply in self.crowded.told if within(reply.due)]
-        return (
-            all(answer.valid for answer in window)
-            and sum(answer.degraded for answer in window) <= most_degraded * len(window)
-            and all(is_acknowledged(reply) for reply in told)
-        )
+        return back_to_normal(self.lifted, max(answer.due for answer in self.crowded.answers), is_normal)
 
 
 def is_acknowledged(reply: Reply[Event]) -> bool:
@@ -161,10 +155,15 @@ def count(stage: Stage, outcomes: Sequence[Outcome]) -> None:
         outcome.forgotten = max(0, mine - stage.in_histories(outcome.fault.slug).total())
 
 
-def run(faults: Sequence[Fault], plan: Plan, data_dir: Path | None = None) -> Iterator[Outcome]:
-    """Suffer each of them; those that the machine lacks the means for are left out."""
+def run(
+    faults: Sequence[Fault],
+    plan: Plan,
+    data_dir: Path | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Outcome]:
+    """Suffer each of them; those that the machine lacks the means for are left out. The variables are the service's."""
     for kind in dict.fromkeys(fault.on for fault in faults):
-        opened = stage_for(kind, data_dir)
+        opened = stage_for(kind, data_dir, environment)
         if opened is None:
             continue
         with opened() as stage:
@@ -174,29 +173,31 @@ def run(faults: Sequence[Fault], plan: Plan, data_dir: Path | None = None) -> It
         yield from outcomes
 
 
-def stage_for(kind: str, data_dir: Path | None) -> Callable[[], AbstractContextManager[Stage]] | None:
+def stage_for(
+    kind: str, data_dir: Path | None, environment: Mapping[str, str]
+) -> Callable[[], AbstractContextManager[Stage]] | None:
     """What opens the stage that faults of a kind need; None where the machine lacks the means."""
-    if kind == "PostgreSQL" and find_binaries() is None:
-        return None
     if kind == "clock":
         library = libfaketime()
-        return None if library is None else partial(clocked, data_dir, library)
-    return partial(staged, data_dir, kind=kind)
+        return None if library is None else partial(clocked, data_dir, environment, library)
+    if kind == "PostgreSQL" and find_binaries() is None:
+        return None
+    return partial(staged, data_dir, kind=kind, environment=environment)
 
 
 @contextmanager
-def clocked(data_dir: Path | None, library: Path) -> Iterator[Stage]:
+def clocked(data_dir: Path | None, environment: Mapping[str, str], library: Path) -> Iterator[Stage]:
     """A stage whose service reads its clock through libfaketime, from a file; its steady clock is the machine's."""
     with tempfile.NamedTemporaryFile("w", prefix="clock-", dir="/tmp") as clock:
         clock.write("+0")
         clock.flush()
-        environment = {
+        faked = {
             "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": clock.name,
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
-        with staged(data_dir, environment=environment) as stage:
+        with staged(data_dir, environment={**environment, **faked}) as stage:
             yield stage
 
 
@@ -256,6 +257,9 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="a fault's name; reports/ stays as it is", metavar="FAULT")
     parser.add_argument("--questions", type=float, default=DEFAULT.questions, help="a second")
     parser.add_argument("--seconds", type=float, default=DEFAULT.during, help="of each fault")
+    parser.add_argument(
+        "--busy", action="store_true", help="others need this machine too: no answer gets cheaper for its load"
+    )
     parser.add_argument("--trial", action="store_true", help="print only: reports/ stays as it is")
     arguments = parser.parse_args()
     faults = [fault for fault in FAULTS if not arguments.only or fault.name in arguments.only]
@@ -264,7 +268,7 @@ def main() -> None:
     plan = Plan(questions=arguments.questions, during=arguments.seconds)
     began = time.perf_counter()
     outcomes = []
-    for outcome in run(faults, plan, None if arguments.tiny else arguments.data_dir):
+    for outcome in run(faults, plan, None if arguments.tiny else arguments.data_dir, PATIENT if arguments.busy else {}):
         print("  ".join(str(cell) for cell in row(outcome)), flush=True)
         outcomes.append(outcome)
     found = table(outcomes, faults, plan)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
@@ -24,6 +24,8 @@ QUESTIONS: Final = 5_000
 """Different ones, asked in turn."""
 SWITCHED_OFF: Final = 20
 """Of the best sellers, at most a quarter of the catalogue."""
+WINDOW_SECONDS: Final = 1.0
+"""In which all must be normal, twice in a row, before the service is said to be as before."""
 TELLERS: Final = 20
 """Users whose events are told at the same time."""
 
@@ -175,6 +177,18 @@ class Sum:
     server_errors: int
     problems: Counter[str] = field(default_factory=Counter)
     """Of what is neither valid nor refused."""
+
+
+def back_to_normal(since: float, until: float, is_normal: Callable[[float, float], bool]) -> float | None:
+    """Seconds after `since` to the first of two windows in a row that are normal; None where there are none before `until`.
+
+    `is_normal` is given the start and the end of a window.
+    """
+    starts = np.arange(since, until - WINDOW_SECONDS / 2, WINDOW_SECONDS).tolist()
+    normal = [is_normal(start, start + WINDOW_SECONDS) for start in starts]
+    pairs = (number for number, both in enumerate(itertools.pairwise(normal)) if all(both))
+    number = next(pairs, None)
+    return None if number is None else number * WINDOW_SECONDS
 
 
 def sum_up(answers: Sequence[Answered]) -> Sum:

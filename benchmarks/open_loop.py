@@ -16,7 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -59,7 +59,7 @@ class Reply(Generic[M]):
     """Whether it was sent a second time."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol, Generic[M]):
     """One request at a time on one connection."""
 
     def __init__(self, sender: Sender[M]) -> None:
@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Free."""
-        self._transport = transport  # type: ignore[assignment] - uvloop's has no common base with asyncio's
+        self._transport = cast("asyncio.Transport", transport)
         self._sender.connections.add(self)
         self._sender.idle.append(self)
 
@@ -122,8 +122,8 @@ class Sender(Generic[M]):
         self._waiting: deque[Reply[M]] = deque()
         self._opening: set[asyncio.Task[object]] = set()
         self._started = 0.0
-        self.idle: deque[Connection] = deque()
-        self.connections: set[Connection] = set()
+        self.idle: deque[Connection[M]] = deque()
+        self.connections: set[Connection[M]] = set()
         self.n_open = 0
 
     async def run(

