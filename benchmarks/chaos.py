@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -36,7 +38,7 @@ from tests.postgres import find_binaries
 NORMAL: Final = 0.05
 """By so much more may be degraded than before the fault: a busy machine makes some answers cheaper at any time."""
 GRACE_SECONDS: Final = 6.0
-"""For events that wait for a database."""
+"""For events that wait for a database, and for what a busy machine answers late."""
 WARM_UP_SECONDS: Final = 2.0
 PATIENT: Final = {"RECSYS_QUEUE_MS": "60000", "RECSYS_DEADLINE_MS": "60000"}
 """The service's variables on a machine that others need too: only the fault makes answers cheaper, or has them refused."""
@@ -90,6 +92,15 @@ class Outcome:
         """Ids of the events that the service said it has."""
         return {reply.asked.event_id for reply in self.crowded.told if is_acknowledged(reply)}
 
+    def problems(self) -> Counter[str]:
+        """Of all answers that are not valid, and when it was."""
+
+        def moment(due: float) -> str:
+            return "before" if due < self.struck else "during" if due < self.lifted else "after"
+
+        bad = [answer for answer in self.crowded.answers if not answer.valid]
+        return Counter(f"{answer.problem} ({moment(answer.due)})" for answer in bad)
+
     def recovery(self) -> float | None:
         """Seconds from the end of the fault until all is as before it; None where that is not in time."""
         first = [answer for answer in self.crowded.answers if answer.due < self.struck]
@@ -119,7 +130,7 @@ def crowd(stage: Stage, name: str, plan: Plan, seconds: float) -> Crowded:
 
     async def both() -> tuple[list[Reply[Question]], list[Reply[Event]]]:
         return await asyncio.gather(
-            asking.run(plan.questions, seconds, np.random.default_rng(1)),
+            asking.run(plan.questions, seconds, np.random.default_rng(1), grace=GRACE_SECONDS),
             telling.run(plan.events, seconds, np.random.default_rng(2), grace=GRACE_SECONDS),
         )
 
@@ -129,6 +140,7 @@ def crowd(stage: Stage, name: str, plan: Plan, seconds: float) -> Crowded:
 
 def suffer(stage: Stage, fault: Fault, plan: Plan) -> Outcome:
     """Let one fault happen under load."""
+    print(f"{fault.name}: {fault.how}", flush=True)
     during = fault.seconds or plan.during
     stage.complaints = []
     with ThreadPoolExecutor(1) as pool:
@@ -160,16 +172,24 @@ def run(
     plan: Plan,
     data_dir: Path | None = None,
     environment: Mapping[str, str] = MappingProxyType({}),
+    logs: Path | None = None,
 ) -> Iterator[Outcome]:
-    """Suffer each of them; those that the machine lacks the means for are left out. The variables are the service's."""
+    """Suffer each of them; those that the machine lacks the means for are left out.
+
+    The variables are the service's; its logs are kept in a folder, where one is given.
+    """
     for kind in dict.fromkeys(fault.on for fault in faults):
         opened = stage_for(kind, data_dir, environment)
         if opened is None:
             continue
         with opened() as stage:
             crowd(stage, "warm-up", plan, WARM_UP_SECONDS)
-            outcomes = [suffer(stage, fault, plan) for fault in faults if fault.on == kind]
-            count(stage, outcomes)
+            try:
+                outcomes = [suffer(stage, fault, plan) for fault in faults if fault.on == kind]
+                count(stage, outcomes)
+            finally:
+                if logs is not None:
+                    shutil.copy(stage.log, logs / f"chaos-{kind}.log")
         yield from outcomes
 
 
@@ -229,8 +249,7 @@ def row(outcome: Outcome) -> list[Cell]:
     whole = sum_up(answers)
     faulty = sum_up([answer for answer in answers if outcome.struck <= answer.due < outcome.lifted])
     again = sum(answer.again for answer in answers)
-    remarks = [*outcome.complaints, *(f"{n} times: {problem}" for problem, n in whole.problems.most_common())]
-    remarks += [f"{whole.refused} refused"] if whole.refused else []
+    remarks = [*outcome.complaints, *(f"{n} times {problem}" for problem, n in outcome.problems().most_common())]
     remarks += [f"{again} asked once more"] if again else []
     recovery = outcome.recovery()
     return [
@@ -257,6 +276,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="a fault's name; reports/ stays as it is", metavar="FAULT")
     parser.add_argument("--questions", type=float, default=DEFAULT.questions, help="a second")
     parser.add_argument("--seconds", type=float, default=DEFAULT.during, help="of each fault")
+    parser.add_argument("--logs", type=Path, help="a folder that keeps the service's logs")
     parser.add_argument(
         "--busy", action="store_true", help="others need this machine too: no answer gets cheaper for its load"
     )
@@ -267,10 +287,8 @@ def main() -> None:
         raise UserError(f"no such fault; there are: {', '.join(fault.name for fault in FAULTS)}")
     plan = Plan(questions=arguments.questions, during=arguments.seconds)
     began = time.perf_counter()
-    outcomes = []
-    for outcome in run(faults, plan, None if arguments.tiny else arguments.data_dir, PATIENT if arguments.busy else {}):
-        print("  ".join(str(cell) for cell in row(outcome)), flush=True)
-        outcomes.append(outcome)
+    data_dir, environment = None if arguments.tiny else arguments.data_dir, PATIENT if arguments.busy else {}
+    outcomes = list(run(faults, plan, data_dir, environment, arguments.logs))
     found = table(outcomes, faults, plan)
     show(found)
     print(f"\n{(time.perf_counter() - began) / 60:.1f} minutes")

@@ -145,6 +145,8 @@ def disk_full(stage: Stage) -> Iterator[None]:
     """The file system is filled up where it is a small one of its own; else no file of the workers may grow."""
     if os.path.ismount(stage.disk):
         filler = stage.disk / "filler"
+        with closing(sqlite3.connect(stage.disk / "recsys.db", timeout=30)) as other:
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else there is room left in files that are there
         _fill(filler)
         yield
         filler.unlink()

@@ -35,7 +35,7 @@ from recsys.store.database import database_url, opened, reading
 from recsys.store.schema import EVENTS
 from service.healing import HEAL_SECONDS
 from service.session_store import RECORD
-from tests.postgres import Cluster, database, running_cluster
+from tests.postgres import Cluster, running_cluster
 from tests.shop import N_USERS, publish_tiny_shop, running_service, tiny_dataset, write_tiny_bundle
 
 DISK_MIB: Final = 64
@@ -121,6 +121,8 @@ class Stage:
     """The live bundle, and another."""
     environment: Mapping[str, str]
     """What the service was given beside the usual."""
+    log: Path
+    """What the service says."""
     complaints: list[str] = field(default_factory=list)
     """What went wrong that no answer shows."""
 
@@ -170,7 +172,7 @@ class Stage:
         return Counter({user: len(value or b"") // RECORD.itemsize for user, value in zip(users, values, strict=True)})
 
     def wait_for_healing(self) -> None:
-        """Until the histories are complete up to a moment after now, by the service's own word.
+        """Until the histories are complete up to a moment after now, by the service's own word, and no worker knows of more.
 
         Raises:
             UserError: they do not become so.
@@ -179,7 +181,8 @@ class Stage:
 
         def healed() -> bool:
             with self.redis.client() as client:
-                return float(client.get("default:complete") or 0.0) > after
+                complete = float(client.get("default:complete") or 0.0) > after
+            return complete and self.metric("recsys_histories_behind") == 0
 
         eventually(healed, "the histories do not become complete")
 
@@ -206,7 +209,7 @@ def staged(
         stack.enter_context(server.running())
         proxy = stack.enter_context(Proxy(server.port))
         cluster = stack.enter_context(running_cluster()) if kind == "PostgreSQL" else None
-        url = stack.enter_context(database(cluster.url, "stage")) if cluster is not None else None
+        url = cluster.url % "postgres" if cluster is not None else None
         named = {
             "RECSYS_DATABASE_URL": url or f"sqlite:///{disk / 'recsys.db'}",
             "RECSYS_REDIS_URL": f"redis://127.0.0.1:{proxy.port}",
@@ -215,7 +218,9 @@ def staged(
         bundle = load_bundle(folder / "bundles" / versions[0])
         crowd = Crowd.of(bundle, users, urlsplit(address).netloc, np.random.default_rng(0))
         del bundle
-        stage = Stage(folder, address, crowd, server, proxy, url, disk, cluster, versions, environment)
+        stage = Stage(
+            folder, address, crowd, server, proxy, url, disk, cluster, versions, environment, folder / "service.log"
+        )
         switch_off(stage.port, crowd.switched_off)
         yield stage
 

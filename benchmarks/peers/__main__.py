@@ -105,7 +105,7 @@ def running(peer: Peer, core: int, bundle: Path, folder: Path) -> Iterator[Serve
     """
     port, began, log = free_port(), time.perf_counter(), folder / f"{peer.package}.log"
     environment = {
-        **os.environ, BUNDLE: str(bundle.resolve()), "PYTHONPATH": os.getcwd(), "OPENBLAS_NUM_THREADS": "1",
+        **os.environ, BUNDLE: str(bundle.resolve()), "PYTHONPATH": str(Path.cwd()), "OPENBLAS_NUM_THREADS": "1",
         "BENTOML_DO_NOT_TRACK": "1", "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
     }  # fmt: skip
     if peer.package == "mlflow":
