@@ -40,7 +40,7 @@ NORMAL: Final = 0.05
 GRACE_SECONDS: Final = 6.0
 """For events that wait for a database, and for what a busy machine answers late."""
 WARM_UP_SECONDS: Final = 2.0
-PATIENT: Final = {"RECSYS_QUEUE_MS": "60000", "RECSYS_DEADLINE_MS": "60000"}
+PATIENT: Final = {"RECSYS_QUEUE_MS": "60000", "RECSYS_DEADLINE_MS": "60000", "RECSYS_MAX_INSIDE": "1000"}
 """The service's variables on a machine that others need too: only the fault makes answers cheaper, or has them refused."""
 MISSING: Final = {
     "PostgreSQL": "PostgreSQL is not installed here",

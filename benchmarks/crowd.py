@@ -145,6 +145,8 @@ class Answered:
     problem: str | None
     degraded: bool
     again: bool
+    lag: float = 0.0
+    """See `Reply`."""
 
     @property
     def valid(self) -> bool:
@@ -158,7 +160,7 @@ def look_at(replies: Sequence[Reply[Question]], crowd: Crowd) -> list[Answered]:
     for reply in replies:
         problem = crowd.problem(reply)
         degraded = problem is None and orjson.loads(reply.body)["degraded"]
-        found.append(Answered(reply.due, reply.seconds, reply.status, problem, degraded, reply.again))
+        found.append(Answered(reply.due, reply.seconds, reply.status, problem, degraded, reply.again, reply.lag))
     return found
 
 
@@ -175,6 +177,8 @@ class Sum:
     refused: int
     """Status 429: with the word when to come again."""
     server_errors: int
+    lag_ms: float = 0.0
+    """By which the sender itself came late, 99th percentile."""
     problems: Counter[str] = field(default_factory=Counter)
     """Of what is neither valid nor refused."""
 
@@ -202,5 +206,6 @@ def sum_up(answers: Sequence[Answered]) -> Sum:
         p99_ms=float(np.percentile(taken, 99)) * 1_000 if taken else float("nan"),
         refused=sum(answer.status == 429 for answer in answers),
         server_errors=sum(answer.status >= 500 for answer in answers),
+        lag_ms=float(np.percentile([answer.lag for answer in answers], 99)) * 1_000 if answers else 0.0,
         problems=Counter(a.problem for a in answers if a.problem is not None and a.status != 429),
     )

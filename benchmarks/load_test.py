@@ -24,7 +24,7 @@ from benchmarks.crowd import Answered, Crowd, Question, Sum, back_to_normal, loo
 from benchmarks.load import pick_cores, user_ids
 from benchmarks.open_loop import Sender
 from benchmarks.serve import newest_bundles, show
-from benchmarks.servers import Server, service
+from benchmarks.servers import Server, cpu_seconds, service
 from benchmarks.stage import switch_off
 from recsys.bundle import load_bundle
 from recsys.errors import UserError
@@ -38,6 +38,7 @@ OVERLOAD_P99_MS: Final = 100.0
 FULL: Final = 0.99
 """Of the answers at the rated load come from the best rung, and of the requests are answered, at least."""
 FIRST_RATE: Final = 50.0
+LEAST_RATE: Final = 5.0
 BISECTIONS: Final = 3
 TIMES: Final = (1, 2, 5, 10)
 NORMAL_SHARE: Final = 0.8
@@ -70,6 +71,8 @@ class Offered:
     """Requests a second."""
     seconds: float
     answers: list[Answered]
+    core: float = float("nan")
+    """Share of a core that the service had; less than all of it under overload means that others had the rest."""
 
     def total(self) -> Sum:
         """Of all answers."""
@@ -89,37 +92,43 @@ class Offered:
 class Offering:
     """Offers loads to one service."""
 
-    def __init__(self, port: int, crowd: Crowd) -> None:
-        self._port = port
+    def __init__(self, server: Server, crowd: Crowd) -> None:
+        self._server = server
         self._crowd = crowd
         self._rng = np.random.default_rng(0)
         self._questions = crowd.asking()
 
     def offer(self, rate: float, seconds: float) -> Offered:
         """Questions at a rate."""
-        sender: Sender[Question] = Sender("127.0.0.1", self._port, self._questions, CONNECTIONS)
-        return Offered(rate, seconds, look_at(uvloop.run(sender.run(rate, seconds, self._rng)), self._crowd))
+        sender: Sender[Question] = Sender("127.0.0.1", self._server.port, self._questions, CONNECTIONS)
+        began, spent = time.perf_counter(), cpu_seconds(self._server.pid)
+        replies = uvloop.run(sender.run(rate, seconds, self._rng))
+        core = (cpu_seconds(self._server.pid) - spent) / (time.perf_counter() - began)
+        return Offered(rate, seconds, look_at(replies, self._crowd), core)
 
 
 def find_rated(offering: Offering, plan: Plan) -> tuple[float, list[Offered]]:
-    """The highest rate that is borne, by doubling and then bisection, and all that was tried.
+    """The highest rate that is borne, by doubling (or halving, where the first is too much) and then bisection, and all that was tried.
 
     Raises:
-        UserError: not even the first rate is.
+        UserError: not even `LEAST_RATE` is.
     """
-    tried = []
+    tried: list[Offered] = []
+
+    def is_borne(rate: float) -> bool:
+        tried.append(offering.offer(rate, plan.trial))
+        return tried[-1].is_borne()
+
     low, high = 0.0, FIRST_RATE
-    while True:
-        tried.append(offering.offer(high, plan.trial))
-        if not tried[-1].is_borne():
-            break
+    while is_borne(high):
         low, high = high, 2 * high
-    if low == 0.0:
-        raise UserError(f"{FIRST_RATE:.0f} requests a second are too many: {tried[-1].total()}")
+    while low == 0.0:
+        if high / 2 < LEAST_RATE:
+            raise UserError(f"{high:.0f} requests a second are too many: {tried[-1].total()}")
+        low, high = (high / 2, high) if is_borne(high / 2) else (0.0, high / 2)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        tried.append(offering.offer(middle, plan.trial))
-        low, high = (middle, high) if tried[-1].is_borne() else (low, middle)
+        low, high = (middle, high) if is_borne(middle) else (low, middle)
     return low, tried
 
 
@@ -194,6 +203,8 @@ def tables(found: Found, plan: Plan) -> list[Table]:
                 bad,
                 round(100 * total.degraded, 1),
                 round(total.p99_ms, 1),
+                round(total.lag_ms, 1),
+                round(over.core, 2),
                 f"more than {plan.recovery:.0f}" if seconds is None else seconds,
             ]
         )
@@ -217,7 +228,7 @@ def tables(found: Found, plan: Plan) -> list[Table]:
             "More than the rated load",
             [
                 "load", "offered, requests/s", "goodput/s", "goodput, ratio to rated", "refused (429)", "5xx", "neither answered nor refused, or not valid",
-                "from a cheaper rung, %", "p99 of answers, ms", "seconds until normal",
+                "from a cheaper rung, %", "p99 of answers, ms", "p99 by which the generator itself was late, ms", "of its core the service had", "seconds until normal",
             ],
             rows,
             overload_note,
@@ -242,7 +253,7 @@ def main() -> None:
     os.sched_setaffinity(0, {cores.client})
     plan = Plan(arguments.seconds / 2, arguments.seconds, DEFAULT.recovery)
     with started(None if arguments.tiny else arguments.data_dir, cores.server, {}) as (server, crowd):
-        found = tables(run(Offering(server.port, crowd), plan), plan)
+        found = tables(run(Offering(server, crowd), plan), plan)
     for table in found:
         show(table)
     print(f"\n{(time.perf_counter() - began) / 60:.1f} minutes")

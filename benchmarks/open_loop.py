@@ -57,6 +57,8 @@ class Reply(Generic[M]):
     body: bytes = b""
     again: bool = False
     """Whether it was sent a second time."""
+    lag: float = 0.0
+    """Seconds by which the sender itself came late to it: what it has measured is worth as much as this is small."""
 
 
 class Connection(asyncio.Protocol, Generic[M]):
@@ -136,7 +138,7 @@ class Sender(Generic[M]):
         self._started = time.perf_counter()
         while (now := time.perf_counter() - self._started) < seconds + grace:
             while due and due[0] <= now:
-                reply = Reply(next(self._messages), due.popleft())
+                reply = Reply(next(self._messages), due[0], lag=now - due.popleft())
                 replies.append(reply)
                 self._waiting.append(reply)
             while self._waiting and self.idle:

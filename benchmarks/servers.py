@@ -98,6 +98,12 @@ PATIENT: Final = {
 """Variables of a service that is measured at its best answers."""
 
 
+def cpu_seconds(pid: int) -> float:
+    """That a process has had of any core until now."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
 def running(
     core: int, port: int, ready_path: str, command: Sequence[str], environment: Mapping[str, str] = PATIENT
