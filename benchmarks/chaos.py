@@ -29,7 +29,7 @@ import uvloop
 from benchmarks.crowd import Answered, Event, Question, back_to_normal, look_at, sum_up
 from benchmarks.faults import FAULTS, Fault, libfaketime
 from benchmarks.open_loop import Reply, Sender
-from benchmarks.serve import show
+from benchmarks.serve import command, show
 from benchmarks.stage import Stage, staged
 from recsys.errors import UserError
 from recsys.reports import Cell, Table, write_report
@@ -293,7 +293,7 @@ def main() -> None:
     show(found)
     print(f"\n{(time.perf_counter() - began) / 60:.1f} minutes")
     if not arguments.only and not arguments.trial:
-        print(f"written: {write_report('chaos', 'make chaos', [found])}")
+        print(f"written: {write_report('chaos', command('benchmarks.chaos'), [found])}")
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ import uvloop
 from benchmarks.crowd import Answered, Crowd, Question, Sum, back_to_normal, look_at, sum_up
 from benchmarks.load import pick_cores, user_ids
 from benchmarks.open_loop import Sender
-from benchmarks.serve import newest_bundles, show
-from benchmarks.servers import Server, cpu_seconds, service
+from benchmarks.serve import command, newest_bundles, show
+from benchmarks.servers import Server, service
 from benchmarks.stage import switch_off
 from recsys.bundle import load_bundle
 from recsys.errors import UserError
@@ -101,9 +101,9 @@ class Offering:
     def offer(self, rate: float, seconds: float) -> Offered:
         """Questions at a rate."""
         sender: Sender[Question] = Sender("127.0.0.1", self._server.port, self._questions, CONNECTIONS)
-        began, spent = time.perf_counter(), cpu_seconds(self._server.pid)
+        began, spent = time.perf_counter(), self._server.core_seconds()
         replies = uvloop.run(sender.run(rate, seconds, self._rng))
-        core = (cpu_seconds(self._server.pid) - spent) / (time.perf_counter() - began)
+        core = (self._server.core_seconds() - spent) / (time.perf_counter() - began)
         return Offered(rate, seconds, look_at(replies, self._crowd), core)
 
 
@@ -258,7 +258,7 @@ def main() -> None:
         show(table)
     print(f"\n{(time.perf_counter() - began) / 60:.1f} minutes")
     if not arguments.trial:
-        print(f"written: {write_report('load', 'make load-test', found)}")
+        print(f"written: {write_report('load', command('benchmarks.load_test'), found)}")
 
 
 if __name__ == "__main__":

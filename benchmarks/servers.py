@@ -87,6 +87,11 @@ class Server:
         rss, pss = (int(re.search(rf"^{name}:\s+(\d+)", text, re.MULTILINE)[1]) for name in ("Rss", "Pss"))  # type: ignore[index]
         return Memory(rss / 1024, pss / 1024)
 
+    def core_seconds(self) -> float:
+        """Time that it has spent on its core so far."""
+        after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+
 
 PATIENT: Final = {
     # Redis shares the saturated core: an answer that gave up on it would be a cheaper one, and pass for speed.
@@ -96,12 +101,6 @@ PATIENT: Final = {
     "RECSYS_QUEUE_MS": "60000",
 }
 """Variables of a service that is measured at its best answers."""
-
-
-def cpu_seconds(pid: int) -> float:
-    """That a process has had of any core until now."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.chaos import PATIENT, Crowded, crowd, is_acknowledged
 from benchmarks.chaos import Plan as Rates
 from benchmarks.crowd import sum_up
-from benchmarks.serve import show
+from benchmarks.serve import command, show
 from benchmarks.stage import Stage, staged
 from recsys.errors import UserError
 from recsys.reports import Cell, Table, write_report
@@ -166,7 +166,7 @@ def main() -> None:
     for table in found:
         show(table)
     if not arguments.trial:
-        print(f"\nwritten: {write_report('soak', f'make soak MINUTES={arguments.minutes:g}', found)}")
+        print(f"\nwritten: {write_report('soak', command('benchmarks.soak'), found)}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ answers. They read no recent events, log no exposure and run no experiment: ours
 from __future__ import annotations
 
 import argparse
+import http.client
 import os
 import signal
 import subprocess
@@ -27,7 +28,7 @@ import orjson
 
 from benchmarks.load import CONNECTIONS, K, Load, Requests, load, pick_cores, together, user_ids
 from benchmarks.peers.model import BUNDLE
-from benchmarks.serve import EVENTS, newest_bundles, show, tell
+from benchmarks.serve import EVENTS, command, newest_bundles, show, tell
 from benchmarks.servers import Server, call, free_port, service
 from recsys.bundle import load_bundle
 from recsys.errors import UserError
@@ -133,9 +134,13 @@ def check(server: Server, peer: Peer, asked: Mapping[str, Any]) -> None:
     Raises:
         UserError: the answer does not hold what was asked for.
     """
-    status, body = call(server.port, "POST", peer.path, orjson.dumps(peer.wrap(asked)))
-    if status != 200 or body.count(b'"item_id"') != asked["k"]:
-        raise UserError(f"{peer.name} answers {status}: {body[:500].decode(errors='replace')}")
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("POST", peer.path, orjson.dumps(peer.wrap(asked)), {"content-type": "application/json"})
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    if response.status != 200 or body.count(b'"item_id"') != asked["k"]:
+        raise UserError(f"{peer.name} answers {response.status}: {body[:500].decode(errors='replace')}")
 
 
 def measure(
@@ -211,7 +216,7 @@ def main() -> None:
     show(found)
     print(f"\n{(time.perf_counter() - began) / 60:.1f} minutes")
     if not arguments.only and not arguments.trial:
-        print(f"written: {write_report('peers', 'make bench-peers', [found])}")
+        print(f"written: {write_report('peers', command('benchmarks.peers'), [found])}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """The model as LitServe serves it; `python -m benchmarks.peers.lit PORT`."""
 
-from __future__ import annotations
-
+# No postponed annotations: LitServe reads those of `decode_request`.
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import litserve
+from fastapi import Request
 
 from benchmarks.peers.model import BUNDLE, Recommender
 
@@ -19,7 +19,7 @@ class Served(litserve.LitAPI):
         """See `LitAPI`."""
         self._recommender = Recommender(Path(os.environ[BUNDLE]))
 
-    def decode_request(self, request: dict[str, Any]) -> dict[str, Any]:
+    def decode_request(self, request: Request) -> Any:
         """See `LitAPI`."""
         return request
 
