@@ -11,6 +11,7 @@ import asyncio
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +40,8 @@ NORMAL: Final = 0.05
 """By so much more may be degraded than before the fault: a busy machine makes some answers cheaper at any time."""
 GRACE_SECONDS: Final = 6.0
 """For events that wait for a database, and for what a busy machine answers late."""
+MOST_SECONDS: Final = 300.0
+"""For one fault: some take long to strike, or to be lifted."""
 WARM_UP_SECONDS: Final = 2.0
 PATIENT: Final = {"RECSYS_QUEUE_MS": "60000", "RECSYS_DEADLINE_MS": "60000", "RECSYS_MAX_INSIDE": "1000"}
 """The service's variables on a machine that others need too: only the fault makes answers cheaper, or has them refused."""
@@ -123,15 +126,15 @@ def is_acknowledged(reply: Reply[Event]) -> bool:
     return reply.status == 200 and orjson.loads(reply.body)["rejected"] == 0
 
 
-def crowd(stage: Stage, name: str, plan: Plan, seconds: float) -> Crowded:
-    """Ask and tell for some seconds."""
+def crowd(stage: Stage, name: str, plan: Plan, seconds: float, stop: threading.Event | None = None) -> Crowded:
+    """Ask and tell for some seconds, or until told to stop."""
     asking: Sender[Question] = Sender("127.0.0.1", stage.port, stage.crowd.asking())
     telling: Sender[Event] = Sender("127.0.0.1", stage.port, stage.crowd.telling(name, stage.host))
 
     async def both() -> tuple[list[Reply[Question]], list[Reply[Event]]]:
         return await asyncio.gather(
-            asking.run(plan.questions, seconds, np.random.default_rng(1), grace=GRACE_SECONDS),
-            telling.run(plan.events, seconds, np.random.default_rng(2), grace=GRACE_SECONDS),
+            asking.run(plan.questions, seconds, np.random.default_rng(1), grace=GRACE_SECONDS, stop=stop),
+            telling.run(plan.events, seconds, np.random.default_rng(2), grace=GRACE_SECONDS, stop=stop),
         )
 
     asked, told = uvloop.run(both())
@@ -141,19 +144,20 @@ def crowd(stage: Stage, name: str, plan: Plan, seconds: float) -> Crowded:
 def suffer(stage: Stage, fault: Fault, plan: Plan) -> Outcome:
     """Let one fault happen under load."""
     print(f"{fault.name}: {fault.how}", flush=True)
-    during = fault.seconds or plan.during
-    stage.complaints = []
+    stage.complaints, stop = [], threading.Event()
     with ThreadPoolExecutor(1) as pool:
         began = time.perf_counter()
-        heard = pool.submit(crowd, stage, fault.slug, plan, plan.before + during + plan.after)
+        heard = pool.submit(crowd, stage, fault.slug, plan, MOST_SECONDS, stop)
         time.sleep(plan.before)
         struck = time.perf_counter() - began
         try:
             with fault.strike(stage):
-                time.sleep(max(0.0, began + plan.before + during - time.perf_counter()))
+                time.sleep(max(0.0, began + struck + plan.during - time.perf_counter()))
         except UserError as error:
             stage.complaints.append(str(error))
         lifted = time.perf_counter() - began
+        time.sleep(plan.after)
+        stop.set()
         return Outcome(fault, heard.result(), struck, lifted, stage.complaints)
 
 

@@ -46,8 +46,6 @@ class Fault:
     strike: Callable[[Stage], AbstractContextManager[None]]
     on: str = "SQLite"
     """The stage that it needs: `SQLite`, `PostgreSQL` or `clock`."""
-    seconds: float | None = None
-    """How long it lasts, where that is not as long as the others."""
 
     @property
     def slug(self) -> str:

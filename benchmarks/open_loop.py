@@ -16,6 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from threading import Event
 from typing import Final, Generic, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -129,14 +130,25 @@ class Sender(Generic[M]):
         self.n_open = 0
 
     async def run(
-        self, rate: float, seconds: float, rng: np.random.Generator, *, grace: float = GRACE_SECONDS
+        self,
+        rate: float,
+        seconds: float,
+        rng: np.random.Generator,
+        *,
+        grace: float = GRACE_SECONDS,
+        stop: Event | None = None,
     ) -> list[Reply[M]]:
-        """Send at a rate for some seconds, then wait for the last answers; a reply for every request that was due, in order."""
+        """Send at a rate for some seconds, or until told to stop, then wait for the last answers; a reply for every request that was due, in
+        order."""
         moments = np.cumsum(rng.exponential(1 / rate, int(rate * seconds * 1.2) + 20))
         due = deque(moments[moments < seconds].tolist())
         replies: list[Reply[M]] = []
         self._started = time.perf_counter()
-        while (now := time.perf_counter() - self._started) < seconds + grace:
+        end = seconds + grace
+        while (now := time.perf_counter() - self._started) < end:
+            if stop is not None and stop.is_set() and due:
+                due.clear()
+                end = now + grace
             while due and due[0] <= now:
                 reply = Reply(next(self._messages), due[0], lag=now - due.popleft())
                 replies.append(reply)
