@@ -101,8 +101,16 @@ def write_plan(folder: Path, arms: Sequence[str], start: date, stop: date) -> Pa
 def service(folder: Path, redis_url: str, clock: SimulatedClock) -> FastAPI:
     """The service below `folder` under a simulated clock."""
     plan = folder / "experiments.toml"
+    # Between two requests the loop stands still: that is no queue that should make answers cheaper.
     settings = Settings(
-        data_dir=folder, redis_url=redis_url, redis_timeout_ms=1_000, experiments=plan, rules=None, database_url=None
+        data_dir=folder,
+        redis_url=redis_url,
+        redis_timeout_ms=1_000,
+        deadline_ms=60_000,
+        queue_ms=60_000,
+        experiments=plan,
+        rules=None,
+        database_url=None,
     )
     with opened(database_url(folder)) as engine:
         upgrade(engine)

@@ -9,6 +9,8 @@ from service.ladder import Rung
 
 WEIGHT: Final = 0.1
 """Of the latest answer in the running mean."""
+FORGOTTEN: Final = 0.02
+"""Of what is known of a better rung, with each answer from a worse one: else one slow moment would be held against it for ever."""
 MARGIN: Final = 2.0
 """An answer may take so many times the mean."""
 
@@ -24,6 +26,9 @@ class Costs:
         key = surface, rung
         mean = self._means.get(key, seconds)
         self._means[key] = mean + WEIGHT * (seconds - mean)
+        for better in range(rung):
+            if (surface, better) in self._means:
+                self._means[surface, Rung(better)] *= 1 - FORGOTTEN
 
     def of(self, surface: Surface, rung: Rung) -> float:
         """Seconds that have to be left for an answer."""

@@ -109,8 +109,9 @@ def _start(folder: Path, path: Path, url: str) -> None:
 
 
 def _stop(url: str) -> None:
-    with redis.Redis.from_url(url, socket_timeout=10.0) as client, suppress(redis.ConnectionError):
-        client.shutdown()  # already gone is as good
+    # Already gone is as good; one that hangs is an orphan, which the next service takes over.
+    with redis.Redis.from_url(url, socket_timeout=10.0) as client, suppress(redis.ConnectionError, redis.TimeoutError):
+        client.shutdown()
 
 
 def _answers(url: str) -> bool:

@@ -78,11 +78,16 @@ class Load:
         self._step = FIRST_STEP
 
     def enter(self) -> Rung | None:
-        """The best rung for a request that comes in, to be followed by `leave`; None where it is refused."""
+        """The best rung for a request that comes in, to be followed by `leave`; None where it is refused.
+
+        The second half of the places inside is for answers from popularity: that there is a queue is known before it shows as lag.
+        """
         level = self._whole_level() if self.level else 0
         if self.inside >= self._most_inside or level >= REFUSE:
             return None
         self.inside += 1
+        if 2 * self.inside > self._most_inside + 1:
+            return Rung.POPULAR
         return (Rung.FULL, Rung.REMEMBERED, Rung.POPULAR)[level]
 
     def leave(self) -> None:

@@ -26,7 +26,7 @@ class Settings(BaseSettings):
     redis_retry_ms: int = Field(default=1_000, ge=1)
     deadline_ms: int = Field(default=100, ge=1, le=60_000)
     queue_ms: int = Field(default=20, ge=1, le=60_000)
-    max_inside: int = Field(default=64, ge=1)
+    max_inside: int = Field(default=32, ge=1)
     drain_seconds: float = Field(default=2.0, ge=0)
     worker_requests: int | None = Field(default=None, ge=1)
     max_k: int = Field(default=100, ge=1, le=1_000)

@@ -61,6 +61,11 @@ def workers_of(url: str) -> set[int]:
     return found
 
 
+def mapped(pid: int) -> set[bytes]:
+    """The bundle's files that a process reads as memory."""
+    return {line.split()[-1] for line in read(Path(f"/proc/{pid}/maps")).splitlines() if line.endswith(b".npy")}
+
+
 class Clients:
     """Keep asking and telling, each on a connection that stays open until an answer says that it closes."""
 
@@ -125,6 +130,8 @@ def two_workers(data_dir: Path, **environment: str) -> Iterator[str]:
 def test_a_killed_worker_is_replaced_and_the_others_go_on(data_dir: Path) -> None:
     with two_workers(data_dir) as url:
         before = workers_of(url)
+        eventually(lambda: all(map(mapped, before)))
+        assert len({frozenset(mapped(pid)) for pid in before}) == 1  # one bundle, which they share
         victim = min(before)
         os.kill(victim, signal.SIGKILL)
         for _ in range(30):  # each on a connection of its own

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 
 from recsys.publish import publish
-from tests.integration.test_service import SURFACES, ask, eventually, redis_pid
+from tests.integration.test_service import SURFACES, ask, without_redis
 from tests.shop import running_service, tiny_dataset, write_tiny_bundle
 
 RULES = """
@@ -128,9 +126,11 @@ def test_get_and_post_explain_alike(client: httpx.Client) -> None:
 
 
 def test_with_redis_gone_popularity_is_explained(data_dir: Path) -> None:
-    with running_service(data_dir) as url, httpx.Client(base_url=url, timeout=30) as client:
-        os.kill(redis_pid(data_dir), signal.SIGKILL)
-        eventually(lambda: ask(client, user_id="household-01")["degraded"])
+    with (
+        running_service(data_dir) as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+        without_redis(data_dir),
+    ):
         answer = explained(client, user_id="household-01", k=5)
     assert answer["degraded"] is True
     assert {one["about"] for item in answer["items"] for one in item["explanation"]["contributions"]} == {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from recsys.store.database import database_url, opened
 from recsys.store.schema import EXPOSURES
 from service.replay import from_log, open_live
 from tests.integration.test_rules import BREAD, RULES
-from tests.integration.test_service import SURFACES, ask, eventually, ids, redis_pid
+from tests.integration.test_service import SURFACES, ask, eventually, ids, without_redis
 from tests.shop import logged, publish_tiny_shop, running_service
 
 N_ITEMS = 49
@@ -191,11 +189,9 @@ def test_each_widget_is_an_exposure_of_its_own_that_a_dry_run_can_ask_again(
 def test_without_redis_the_personal_widgets_are_degraded(tmp_path: Path) -> None:
     publish_tiny_shop(tmp_path)
     with running_service(tmp_path) as url, httpx.Client(base_url=url, timeout=10) as client:
-        os.kill(redis_pid(tmp_path), signal.SIGKILL)
-        eventually(lambda: ask(client, user_id="household-01")["degraded"])
-        page = compose(
-            client, {"name": "top", "k": 5}, {"name": "hot", "surface": "trending", "k": 5}, user_id="household-01"
-        )
+        widgets = ({"name": "top", "k": 5}, {"name": "hot", "surface": "trending", "k": 5})
+        with without_redis(tmp_path):
+            page = compose(client, *widgets, user_id="household-01")
         assert (page["top"]["served_by"], page["top"]["degraded"], len(page["top"]["items"])) == ("popularity", True, 5)
         assert page["hot"]["degraded"] is False and len(set(shown(page))) == 10
 

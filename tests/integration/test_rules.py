@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import pytest
 
 from recsys.rules.reading import read_rules
 from recsys.store.schema import EXPOSURES
-from tests.integration.test_service import SURFACES, ask, eventually, ids, redis_pid
+from tests.integration.test_service import SURFACES, ask, eventually, ids, without_redis
 from tests.shop import logged, publish_tiny_shop, running_service
 
 RULES = """
@@ -196,15 +194,17 @@ def test_rules_hold_without_redis(tmp_path: Path) -> None:
     publish_tiny_shop(tmp_path)
     (tmp_path / "rules.toml").write_text(RULES)
     rules = {"RECSYS_RULES": str(tmp_path / "rules.toml")}
-    with running_service(tmp_path, environment=rules) as url, httpx.Client(base_url=url, timeout=10) as client:
-        os.kill(redis_pid(tmp_path), signal.SIGKILL)
-        eventually(lambda: ask(client, user_id="household-01")["degraded"])
+    with (
+        running_service(tmp_path, environment=rules) as url,
+        httpx.Client(base_url=url, timeout=10) as client,
+        without_redis(tmp_path),
+    ):
         for surface in SURFACES:
             answer = ask(client, user_id="household-01", surface=surface, item_id="item-03", k=12)
             assert not BREAD & set(ids(answer)) and len(ids(answer)) + answer["shortfall"] == 12
             assert answer["shortfall"] == 0 or surface == "buy_again"
         home = ask(client, user_id="household-01", k=12)
-        assert (home["served_by"], ids(home)[0]) == ("popularity", "item-07")
+        assert (home["rung"], home["degraded"], ids(home)[0]) == ("simple", True, "item-07")
         similar = ask(client, user_id="household-01", surface="similar", item_id="item-03", k=12)
         assert (similar["served_by"], similar["degraded"]) == ("similar", True)
         assert 'outcome="skipped",rule="not-again"' in client.get("/metrics").text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,9 +14,14 @@ from recsys.compose import Confident
 from recsys.events import Surface
 from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
-from recsys.ranking import EMPTY_RANKING, Query, Ranking
+from recsys.ranking import EMPTY_RANKING, History, Query, Ranking
+from service.answering import Answering
+from service.answers import Shopper
+from service.bundles import LiveBundle
+from service.catalogue import LiveCatalogue
+from service.catalogue_log import CatalogueLog
 from service.ladder import REMEMBER_SECONDS, REMEMBERED, Memory, Rung, simplified
-from service.schemas import RecommendRequest
+from service.schemas import Filters, RecommendRequest
 from tests.factories import history
 from tests.shop import write_tiny_bundle
 
@@ -103,3 +108,59 @@ def test_the_one_who_came_longest_ago_is_forgotten_first() -> None:
 def test_rungs_go_down() -> None:
     assert sorted(Rung) == [Rung.FULL, Rung.REMEMBERED, Rung.SIMPLE, Rung.POPULAR]
     assert Rung.POPULAR.word == "popular"
+
+
+# Which rung a request gets
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> LiveBundle:
+    folder = tmp_path_factory.mktemp("phase3")
+    bundle = load_bundle(write_tiny_bundle(folder, phase=3))
+    return LiveBundle(bundle, LiveCatalogue(bundle, CatalogueLog(folder / "changes.jsonl")))
+
+
+@pytest.fixture
+def answering() -> Answering:
+    """What chooses the rung needs nothing of what it is made with."""
+    return Answering(*(cast("Any", None) for _ in range(5)))
+
+
+def rung(answering: Answering, live: LiveBundle, request: RecommendRequest, known: History | None, best: Rung) -> Rung:
+    return answering._step(live, request, known, best).rung
+
+
+def test_the_best_rung_that_can_be_stood_on(answering: Answering, live: LiveBundle) -> None:
+    home, known = asked(), history(2, 3)
+    similar = RecommendRequest(surface=Surface.SIMILAR, item_id="item-03")
+    trending = RecommendRequest(surface=Surface.TRENDING)
+    assert rung(answering, live, home, known, Rung.FULL) is Rung.FULL
+    assert rung(answering, live, home, known, Rung.REMEMBERED) is Rung.SIMPLE  # nothing was said yet
+    assert rung(answering, live, similar, None, Rung.REMEMBERED) is Rung.SIMPLE
+    assert rung(answering, live, trending, None, Rung.REMEMBERED) is Rung.FULL  # as cheap as can be
+    for request in (home, similar, trending):
+        assert rung(answering, live, request, None, Rung.POPULAR) is Rung.POPULAR
+    answer = Answering.rank(live, home, Shopper(known))
+    answering._remember(live, home, answer, Shopper(known))
+    assert rung(answering, live, home, known, Rung.REMEMBERED) is Rung.REMEMBERED
+    assert rung(answering, live, home, history(2, 3, 4), Rung.REMEMBERED) is Rung.SIMPLE
+    assert rung(answering, live, home, None, Rung.FULL) is Rung.REMEMBERED  # the history cannot be read
+    assert rung(answering, live, asked("stranger"), None, Rung.FULL) is Rung.SIMPLE
+    assert rung(answering, live, asked(explain=True), None, Rung.FULL) is Rung.POPULAR
+
+
+def test_without_a_history_every_personal_surface_still_fills_its_answer(
+    answering: Answering, live: LiveBundle
+) -> None:
+    for surface in (Surface.HOME, Surface.BUY_AGAIN, Surface.NEW_ARRIVALS):
+        request = asked(surface=surface, k=12)
+        step = answering._step(live, request, None, Rung.FULL)
+        answer = Answering.rank(live, request, Shopper(), step=step, degraded=True)
+        assert (len(answer.ranking), answer.rung, answer.degraded) == (12, Rung.SIMPLE, True), surface
+
+
+def test_an_answer_to_a_filtered_question_is_not_remembered(answering: Answering, live: LiveBundle) -> None:
+    known = Shopper(history(2, 3))
+    filtered = asked(filters=Filters(max_price_cents=200))
+    answering._remember(live, filtered, Answering.rank(live, filtered, known), known)
+    assert rung(answering, live, asked(), None, Rung.FULL) is Rung.SIMPLE

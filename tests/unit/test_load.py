@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+from recsys.events import Surface
+from service.costs import Costs
 from service.ladder import Rung
 from service.load import CHEAPER, INTERVAL_SECONDS, POPULAR, REFUSE, Allowance, Load
 
@@ -85,10 +87,14 @@ def test_relief_comes_slowly_and_ends_at_ease() -> None:
 
 
 def test_only_so_many_are_inside() -> None:
-    load, _ = made(most_inside=2)
-    assert [load.enter() for _ in range(3)] == [Rung.FULL, Rung.FULL, None]
+    load, _ = made(most_inside=4)
+    assert [load.enter() for _ in range(5)] == [Rung.FULL, Rung.FULL, Rung.POPULAR, Rung.POPULAR, None]
     load.leave()
+    assert load.enter() is Rung.POPULAR
+    for _ in range(3):
+        load.leave()
     assert load.enter() is Rung.FULL
+    assert made(most_inside=1)[0].enter() is Rung.FULL
 
 
 def test_what_is_left_of_the_time_decides_what_a_request_gets() -> None:
@@ -106,6 +112,21 @@ def test_what_is_left_of_the_time_decides_what_a_request_gets() -> None:
     cheap = Allowance(clock, Rung.REMEMBERED, clock.now, seconds=1.0, patience=0.04)
     assert cheap.best(costs.__getitem__) is Rung.REMEMBERED
     assert Allowance(clock, Rung.POPULAR, clock.now, 1.0, 0.04).best(costs.__getitem__) is Rung.POPULAR
+
+
+def test_a_rung_that_was_slow_once_is_tried_again() -> None:
+    costs = Costs()
+    assert costs.of(Surface.HOME, Rung.FULL) == 0.0
+    costs.note(Surface.HOME, Rung.FULL, 0.010)
+    costs.note(Surface.HOME, Rung.FULL, 0.110)  # a mean of 0.02
+    assert round(costs.of(Surface.HOME, Rung.FULL), 9) == 0.040
+    answers = 0
+    while costs.of(Surface.HOME, Rung.FULL) > 0.02:
+        costs.note(Surface.HOME, Rung.SIMPLE, 0.001)
+        answers += 1
+    assert answers == 35  # 0.98^35 is the first power below a half
+    assert round(costs.of(Surface.HOME, Rung.SIMPLE), 9) == 0.002
+    assert costs.of(Surface.CART, Rung.FULL) == 0.0
 
 
 def test_the_loop_is_watched() -> None:
