@@ -54,6 +54,15 @@ def test_a_fault_costs_no_valid_answer_and_no_acknowledged_event(stage: Stage, n
         assert row["degraded during the fault, %"]
 
 
+def test_where_nothing_may_be_mounted_no_file_of_the_workers_may_grow(stage: Stage, tmp_path: Path) -> None:
+    fault = replace(next(fault for fault in FAULTS if fault.name == "disk full"), name="no room")
+    outcome = chaos.suffer(replace(stage, disk=tmp_path), fault, SHORT)
+    chaos.count(stage, [outcome])
+    assert all(answer.valid for answer in outcome.crowded.answers), outcome.problems()
+    assert len(outcome.acknowledged()) < len(outcome.crowded.told)
+    assert outcome.lost == 0
+
+
 def test_an_event_that_is_not_stored_is_counted_as_lost(stage: Stage) -> None:
     fault = replace(FAULTS[0], name="made up")
     outcome = chaos.suffer(stage, fault, SHORT)
