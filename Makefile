@@ -9,6 +9,9 @@ LIGHTFM := lightfm-next==1.19.0
 # obp declares versions of 2022; these are the ones that its estimators were run with here.
 OBP := obp==0.5.7
 OBP_NEEDS := matplotlib==3.11.2 numpy==2.4.6 pandas==3.1.1 pyyaml==6.0.4 scikit-learn==1.9.1 scipy==1.17.1 seaborn==0.13.2 torch==2.13.0 tqdm==4.70.1
+VENV_PEERS := .venv-peers
+PEERS := bentoml==1.4.40 httptools==0.9.0 litserve==0.2.19 mlflow==3.17.2 numpy==2.4.6 orjson==3.13.0 uvloop==0.23.0
+MINUTES ?= 30
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
@@ -36,6 +39,11 @@ $(VENV_BENCH)/installed: Makefile # LightFM, a baseline only, in an environment 
 $(VENV_BENCH)/installed-obp: $(VENV_BENCH)/installed # Open Bandit Pipeline, a witness only
 	$(VENV_BENCH)/bin/python -m pip install --progress-bar on $(OBP_NEEDS)
 	$(VENV_BENCH)/bin/python -m pip install --progress-bar on --no-deps --ignore-requires-python $(OBP)
+	@touch $@
+
+$(VENV_PEERS)/installed: Makefile # other model servers, to be measured beside ours
+	$(PYTHON) -m venv $(VENV_PEERS)
+	$(VENV_PEERS)/bin/python -m pip install --progress-bar on $(PEERS)
 	@touch $@
 
 run: $(VENV)/installed ## Everything: data, tables, phase 1, publish, serve
@@ -103,6 +111,11 @@ postgres: # PostgreSQL for the tests of the event log, which start a private one
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq postgresql; } || \
 	  echo "PostgreSQL is missing and could not be installed: its tests will be skipped"
 
+faketime: # clocks that jump, for the chaos
+	@ls /usr/lib/*/faketime >/dev/null 2>&1 || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq libfaketime; } || \
+	  echo "libfaketime is missing and could not be installed: no clock will jump"
+
 test: $(VENV)/installed-dev browser postgres ## Install what the tests need and run them all
 	$(BIN)/python -m pytest
 
@@ -151,6 +164,17 @@ bench-keys: $(VENV)/installed ## What API keys and limits cost on /recommend (ne
 	$(BIN)/python -m benchmarks.keys
 bench-rollback: $(VENV)/installed ## Seconds from a rollback to every worker, under full load (needs wrk and two trained phases)
 	$(BIN)/python -m benchmarks.rollback
+bench-peers: $(VENV)/installed-dev $(VENV_PEERS)/installed ## The same model behind MLflow's server, BentoML and LitServe (needs wrk)
+	$(BIN)/python -m benchmarks.peers
+
+load-test: $(VENV)/installed-dev ## The rated load of one core, then 2, 5 and 10 times that
+	$(BIN)/python -m benchmarks.load_test
+
+chaos: $(VENV)/installed-dev postgres faketime ## One fault after the other under steady load: Redis, databases, disk, workers, bundles, clocks
+	$(BIN)/python -m benchmarks.chaos
+
+soak: $(VENV)/installed-dev ## Steady load for MINUTES=30: memory and descriptors stay as they are
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 bench-events: $(VENV)/installed-dev postgres ## Kill the service 50 times under load, and count events/s, on both databases (needs wrk)
 	$(BIN)/python -m benchmarks.events
@@ -185,4 +209,4 @@ docs: $(VENV)/installed ## Bring the documents' tables up to date with reports/
 	$(RECSYS) docs
 
 clean: ## Remove everything that was built; keeps the event log
-	rm -rf $(VENV) $(VENV_BENCH) $(DATA)/raw $(DATA)/tables $(DATA)/bundles $(DATA)/mlflow build dist *.egg-info
+	rm -rf $(VENV) $(VENV_BENCH) $(VENV_PEERS) $(DATA)/raw $(DATA)/tables $(DATA)/bundles $(DATA)/mlflow build dist *.egg-info

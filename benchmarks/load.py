@@ -35,7 +35,10 @@ MIX: Final = {
 """Shares of the surfaces, about as pages of a shop ask for them."""
 WRK_SCRIPT: Final = """
 local paths = {}
-for line in io.lines("%s") do paths[#paths + 1] = wrk.format("GET", line) end
+for line in io.lines("%s") do
+  local path, body = line:match("^(.-)\t(.*)$")
+  paths[#paths + 1] = body and wrk.format("POST", path, {["content-type"] = "application/json"}, body) or wrk.format("GET", line)
+end
 local at = 0
 function request()
   at = at %% #paths + 1

@@ -8,6 +8,7 @@ their own, so that a benchmark neither moves the live pointer nor leaves anythin
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import tempfile
 import time
@@ -231,6 +232,11 @@ def describe(bundles: Mapping[int, Path]) -> str:
         if phase not in bundles
     ]
     return " ".join(parts)
+
+
+def command(module: str) -> str:
+    """This call of a benchmark, as a report has it."""
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
 def show(table: Table) -> None:

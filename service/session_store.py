@@ -262,14 +262,14 @@ class SessionStore:
             StoreUnavailableError: Redis cannot be asked now.
         """
         # Some events in each call of the script: nobody else reads meanwhile.
-        pipeline = self._client.pipeline(transaction=False)
         now = time.time()
-        for start in range(0, len(events), _EVENTS_A_CALL):
-            members = [part for event in events[start : start + _EVENTS_A_CALL] for part in _arguments(event, now)]
-            head = (*self._common(), DUPLICATE_DAYS * 86_400, 2 * TREND_HOURS * _HOUR)
-            await self._append(args=[*head, *members], client=pipeline)
-        # A batch may be a thousand events: it gets more time than one read.
-        results = await self._guarded(self._timeout * (1 + len(events) / 20), pipeline.execute)
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for start in range(0, len(events), _EVENTS_A_CALL):
+                members = [part for event in events[start : start + _EVENTS_A_CALL] for part in _arguments(event, now)]
+                head = (*self._common(), DUPLICATE_DAYS * 86_400, 2 * TREND_HOURS * _HOUR)
+                await self._append(args=[*head, *members], client=pipeline)
+            # A batch may be a thousand events: it gets more time than one read.
+            results = await self._guarded(self._timeout * (1 + len(events) / 20), pipeline.execute)
         return sum(results)
 
     async def join(self, session_id: str, user_id: str, at: float) -> None:
@@ -338,12 +338,12 @@ class SessionStore:
         """Write a bundle's popularity list where other readers find it: `<shop>:popular`, best first."""
         if not item_ids:
             return
-        pipeline = self._client.pipeline(transaction=True)
-        pipeline.delete(f"{self._shop}:popular")
-        pipeline.rpush(f"{self._shop}:popular", *item_ids)
-        pipeline.set(f"{self._shop}:popular:version", version)
         try:
-            await self._ask_once(pipeline.execute())
+            async with self._client.pipeline(transaction=True) as pipeline:
+                pipeline.delete(f"{self._shop}:popular")
+                pipeline.rpush(f"{self._shop}:popular", *item_ids)
+                pipeline.set(f"{self._shop}:popular:version", version)
+                await self._ask_once(pipeline.execute())
         except StoreUnavailableError as error:
             logger.warning("the popularity list could not be written to Redis: %s", error)
 

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -29,39 +29,89 @@ def find_binaries() -> Path | None:
     return Path(on_path).resolve().parent if on_path else None
 
 
-@contextmanager
-def private_cluster() -> Iterator[str]:
-    """Start one and give the URL of its server, without a database's name at the end.
+class Cluster:
+    """A server of its own in a folder."""
 
-    Raises:
-        RuntimeError: PostgreSQL is not installed or does not start.
-    """
-    binaries = find_binaries()
-    if binaries is None:
-        raise RuntimeError("PostgreSQL is not installed: apt-get install postgresql")
-    user = _user()
-    with tempfile.TemporaryDirectory(prefix="recsys-pg-", dir="/tmp") as name:
-        folder = Path(name)
-        if user is not None:
-            shutil.chown(folder, user)
-        data, log = folder / "data", folder / "log"
-        command = [binaries / "initdb", "-D", data, "-U", "recsys", "--auth=trust", "--no-locale", "--encoding=UTF8"]
-        subprocess.run(command, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        with log.open("wb") as output:
-            server = subprocess.Popen(
-                [binaries / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses="],
-                user=user,
-                cwd=folder,
+    def __init__(self, folder: Path) -> None:
+        """Make it; it does not run yet.
+
+        Raises:
+            RuntimeError: PostgreSQL is not installed.
+        """
+        binaries = find_binaries()
+        if binaries is None:
+            raise RuntimeError("PostgreSQL is not installed: apt-get install postgresql")
+        self._folder, self._binaries, self._user = folder, binaries, _user()
+        if self._user is not None:
+            shutil.chown(folder, self._user)
+        command: list[str | Path] = [binaries / "initdb", "-D", folder / "data", "-U", "recsys"]
+        command += ["--auth=trust", "--no-locale", "--encoding=UTF8"]
+        subprocess.run(command, user=self._user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        self.url = f"postgresql://recsys@/%s?host={folder}"
+        """Of its databases, with their names left out."""
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Return when it answers.
+
+        Raises:
+            RuntimeError: it does not.
+        """
+        log = self._folder / "log"
+        with log.open("ab") as output:
+            self._server = subprocess.Popen(
+                [
+                    *(self._binaries / "postgres", "-D", self._folder / "data", "-k", self._folder),
+                    *("-c", "listen_addresses="),
+                ],
+                user=self._user,
+                cwd=self._folder,
                 stdout=output,
                 stderr=output,
                 process_group=0,
             )
+        _wait(self._server, self._folder, log)
+
+    def kill(self) -> None:
+        """SIGKILL to all of its processes, as where the machine is lost; return when they are gone."""
+        assert self._server is not None
+        own = self._server.pid
+        children = Path(f"/proc/{own}/task/{own}/children").read_text().split()
+        for pid in (own, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._server.wait()
+        while any(Path(f"/proc/{pid}").exists() for pid in children):
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Let it end open connections, and then itself."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGINT)
+        self._server.wait(timeout=30)
+
+
+@contextmanager
+def running_cluster() -> Iterator[Cluster]:
+    """A cluster from its start to its end, gone with the block.
+
+    Raises:
+        RuntimeError: PostgreSQL is not installed or does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="recsys-pg-", dir="/tmp") as name:
+        cluster = Cluster(Path(name))
+        cluster.start()
         try:
-            _wait(server, folder, log)
-            yield f"postgresql://recsys@/%s?host={folder}"
+            yield cluster
         finally:
-            server.send_signal(signal.SIGINT)  # it ends open connections, and then itself
-            server.wait(timeout=30)
+            cluster.stop()
+
+
+@contextmanager
+def private_cluster() -> Iterator[str]:
+    """The URL of the server of a running cluster, with the database's name left out; see `running_cluster`."""
+    with running_cluster() as cluster:
+        yield cluster.url
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import subprocess
 import time
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -97,6 +99,24 @@ def test_a_paused_redis_is_soon_left_alone_and_asked_again_by_one_call(
             server.send_signal(signal.SIGCONT)
             await eventually(lambda: answers(store))
             assert await n_events(store) == 1
+
+    asyncio.run(work())
+
+
+def test_events_that_a_paused_redis_does_not_take_leave_no_connection_open(
+    tmp_path: Path, server: subprocess.Popen[bytes]
+) -> None:
+    async def work() -> None:
+        async with opened(tmp_path, timeout_ms=50) as store:
+            await eventually(lambda: answers(store))
+            server.send_signal(signal.SIGSTOP)
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                await store.append([view(1)])
+                gc.collect()
+            assert store.behind_since == NOW + 1
+            assert not [str(warning.message) for warning in found]
+            server.send_signal(signal.SIGCONT)
 
     asyncio.run(work())
 

@@ -1,0 +1,1 @@
+"""The same model behind other model servers."""
