@@ -14,16 +14,16 @@ from recsys.reality.arms import ENSEMBLE, POPULARITY, RANDOM, SIMPLE
 from recsys.reality.check import Check, answers
 from recsys.reports import Cell, Table, write_report
 
-COMMAND: Final = "recsys reality-check"
 SIMULATED: Final = "Simulated shoppers, whose tastes are what real households bought next; how much of a click is taste was fitted to public logs of another shop, before any phase was run."
 
 
 def write_page(out: Path, check: Check) -> tuple[Path, Path]:
     """Write the page and, beside it under the same name, its JSON; their paths."""
+    command = f"recsys reality-check --visits {check.options.visits} --seed {check.options.seed}"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(as_html(check), encoding="utf-8")
     tables = [claims_table(check), arms_table(check), surfaces_table(check), changes_table(check)]
-    return out, write_report(out.stem, COMMAND, tables, out.parent, details(check))
+    return out, write_report(out.stem, command, tables, out.parent, details(check))
 
 
 def as_html(check: Check) -> str:
