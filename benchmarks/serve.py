@@ -8,6 +8,7 @@ their own, so that a benchmark neither moves the live pointer nor leaves anythin
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
 import sys
 import tempfile
@@ -39,6 +40,8 @@ EVENTS: Final = 5_000
 """That each service is told before it is measured, 1,000 at a time."""
 WARM_UP_SECONDS: Final = 3
 MODEL_QUERIES: Final = 500
+PATHS: Final = frozenset({"--data-dir", "--logs"})
+"""Options that name one."""
 MIXED: Final = "/recommend, surfaces mixed"
 CONSTANT: Final = "constant FastAPI route"
 DECLARED: Final = "constant FastAPI route, return type declared"
@@ -235,8 +238,9 @@ def describe(bundles: Mapping[int, Path]) -> str:
 
 
 def command(module: str) -> str:
-    """This call of a benchmark, as a report has it."""
-    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+    """This call of a benchmark, as a report has it: without the paths of this machine."""
+    words = [word for before, word in itertools.pairwise(sys.argv) if not {before, word} & PATHS]
+    return shlex.join(["python", "-m", module, *words])
 
 
 def show(table: Table) -> None:

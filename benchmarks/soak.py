@@ -1,6 +1,6 @@
 """Steady load for half an hour: memory and descriptors of every process stay as they are.
 
-`python -m benchmarks.soak --minutes 30`. Of each process of the service and of its Redis: what it holds at the start and at the end, and the slope
+`python -m benchmarks.soak --minutes 30`. Of each process of the service and of its Redis: what it holds before and after, at rest, and the slope
 between, by least squares over samples of the second half, when what is filled once (caches, pools, arenas) is full.
 """
 
@@ -29,6 +29,8 @@ from recsys.errors import UserError
 from recsys.reports import Cell, Table, write_report
 
 SAMPLE_SECONDS: Final = 2.0
+REST_SECONDS: Final = 2.0
+"""After the load, for connections to be closed."""
 PART_SECONDS: Final = 20.0
 """Answers of so long are kept, then looked at and let go."""
 FLAT_MIB_AN_HOUR: Final = 10.0
@@ -64,7 +66,7 @@ class Found:
     """What a soak found."""
 
     samples: Mapping[str, list[Sample]]
-    """By process."""
+    """By process; the first and the last at rest, before the load and after it."""
     asked: int
     valid: int
     degraded: int
@@ -84,7 +86,7 @@ def processes(stage: Stage) -> dict[str, int]:
 def soak(stage: Stage, rates: Rates, seconds: float) -> Found:
     """Ask and tell, and look at the processes meanwhile."""
     watched = processes(stage)
-    samples: dict[str, list[Sample]] = {name: [] for name in watched}
+    samples = {name: [sample(pid, 0.0)] for name, pid in watched.items()}
     asked = valid = degraded = told = 0
     problems: Counter[str] = Counter()
     acknowledged: set[str] = set()
@@ -105,6 +107,9 @@ def soak(stage: Stage, rates: Rates, seconds: float) -> Found:
             problems.update(answer.problem for answer in crowded.answers if answer.problem is not None)
             told += len(crowded.told)
             acknowledged |= {reply.asked.event_id for reply in crowded.told if is_acknowledged(reply)}
+    time.sleep(REST_SECONDS)
+    for name, pid in watched.items():
+        samples[name].append(sample(pid, time.perf_counter() - began))
     lost = len(acknowledged - stage.stored())
     return Found(samples, asked, valid, degraded, problems, told, len(acknowledged), lost)
 
@@ -118,10 +123,10 @@ def tables(found: Found, rates: Rates, minutes: float) -> list[Table]:
         rows.append([name, *figures, first.descriptors, last.descriptors, max(s.descriptors for s in samples)])
     note = (
         f"{rates.questions:.0f} questions and {rates.events:.0f} events a second for {minutes:g} minutes. Memory is the process's own (anonymous), without the bundle's files that are mapped. "
-        f"The slope is that of the second half. Redis holds what was told, so it grows. Targets: workers' slope under {FLAT_MIB_AN_HOUR:.0f} MiB an hour, descriptors as at the start."
+        f"The slope is that of the second half. Redis holds what was told, so it grows. Targets: workers' slope under {FLAT_MIB_AN_HOUR:.0f} MiB an hour, as many descriptors after as before."
     )
     columns = [
-        "process", "memory at the start, MiB", "at the end, MiB", "slope, MiB an hour", "descriptors at the start", "at the end", "at most",
+        "process", "memory before, MiB", "after, MiB", "slope, MiB an hour", "descriptors before", "after", "at most, under load",
     ]  # fmt: skip
     problems = "; ".join(f"{n} times: {problem}" for problem, n in found.problems.most_common())
     answers: list[list[Cell]] = [

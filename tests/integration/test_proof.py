@@ -17,6 +17,7 @@ from benchmarks.faults import FAULTS
 from benchmarks.load_test import FIRST_RATE, Found, Offered, Offering, find_rated
 from benchmarks.peers.__main__ import question
 from benchmarks.peers.model import Recommender
+from benchmarks.serve import command
 from benchmarks.stage import Stage, staged
 from recsys.errors import UserError
 from recsys.reports import Cell, Table
@@ -127,6 +128,11 @@ def test_where_the_first_rate_is_too_much_less_is_tried() -> None:
     assert [offered.rate for offered in tried] == [50, 25, 12.5, 18.75, 21.875, 20.3125]
     with pytest.raises(UserError, match="too many"):
         find_rated(Bearing(4), load_test.Plan(trial=1.0))  # type: ignore[arg-type]
+
+
+def test_a_report_names_its_call_without_the_paths_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["chaos.py", "--busy", "--logs", "/some/where", "--seconds", "3"])
+    assert command("benchmarks.chaos") == "python -m benchmarks.chaos --busy --seconds 3"
 
 
 def test_peers_are_asked_for_the_same_as_we_are(tmp_path: Path) -> None:
