@@ -222,7 +222,7 @@ def test_a_shopper_of_the_bundle_is_a_stranger_at_once(shop: Shop) -> None:
 
 
 def test_what_is_logged_names_nobody(shop: Shop) -> None:
-    """Redis dies, the database refuses, requests and events are wrong in every way: the log tells of it, and of nobody."""
+    """Redis and the database refuse, requests and events are wrong in every way: the log tells of it, and of nobody."""
     who = {"user_id": "secret-user", "session_id": "secret-session"}
     assert shop.post(bought("secret-1", 1, **who), {**bought("secret-2", 1, **who), "price_cents": 2**70}) == [
         "accepted",
@@ -241,5 +241,5 @@ def test_what_is_logged_names_nobody(shop: Shop) -> None:
     store.close()
     deleted = shop.client.post("/privacy/deletions", json={"user_id": "secret-user"}).json()
     text = (shop.data_dir / "service.log").read_text()
-    assert "Redis does not answer" in text and f"shopper {deleted['shopper']} is deleted" in text
+    assert f"shopper {deleted['shopper']} is deleted" in text
     assert "secret" not in text and "secret" not in shop.client.get("/metrics").text
