@@ -8,6 +8,7 @@ candidate, so that its output is a probability.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -19,6 +20,7 @@ from torch import nn
 
 from recsys.dataset import SECONDS_PER_DAY, Dataset, Histories, clicked_event, target_event
 from recsys.errors import UserError
+from recsys.models.candidate_features import ItemFacts
 from recsys.models.fit.item_facts import fit_facts
 from recsys.models.fit.layers import device, fit_bins, fit_scaler, to_layer
 from recsys.models.fit.matrix import Recommender
@@ -79,6 +81,8 @@ class RankerRecommender:
     weight_decay: float = 1e-4
     clicks: bool = False
     """Whether a score is the probability of a click (see `clicked_event`) instead of a purchase."""
+    facts: Callable[[Dataset, int], ItemFacts] = fit_facts
+    """What is known of items from a dataset that lies before a moment."""
 
     def fit(self, dataset: Dataset, at: int, rng: np.random.Generator) -> RankerModel:
         """See `Recommender`.
@@ -122,7 +126,7 @@ class RankerRecommender:
         )
         region = RegionalRecommender().fit(dataset, at, rng) if dataset.regions else None
         assert region is None or isinstance(region, RegionalModel)
-        return Proposer(sources, fit_facts(dataset, at), region)
+        return Proposer(sources, self.facts(dataset, at), region)
 
     def window_rows(self, dataset: Dataset, at: int, length: int, rng: np.random.Generator) -> Rows:
         """What is known before `at` of those who buy in the `length` seconds from then on, and what they buy."""
