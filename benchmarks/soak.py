@@ -29,6 +29,8 @@ from recsys.errors import UserError
 from recsys.reports import Cell, Table, write_report
 
 SAMPLE_SECONDS: Final = 2.0
+WARM_UP_SECONDS: Final = 20.0
+"""Before the first look: pools of connections fill."""
 REST_SECONDS: Final = 2.0
 """After the load, for connections to be closed."""
 PART_SECONDS: Final = 20.0
@@ -85,6 +87,7 @@ def processes(stage: Stage) -> dict[str, int]:
 
 def soak(stage: Stage, rates: Rates, seconds: float) -> Found:
     """Ask and tell, and look at the processes meanwhile."""
+    crowd(stage, "soak0", rates, min(WARM_UP_SECONDS, seconds))
     watched = processes(stage)
     samples = {name: [sample(pid, 0.0)] for name, pid in watched.items()}
     asked = valid = degraded = told = 0

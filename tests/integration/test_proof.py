@@ -74,7 +74,7 @@ def test_an_event_that_is_not_stored_is_counted_as_lost(stage: Stage) -> None:
 
 
 def test_a_soak_looks_at_every_process(stage: Stage) -> None:
-    found = soak.soak(stage, SHORT, 5.0)
+    found = soak.soak(stage, SHORT, 3.0)
     memory, answers = soak.tables(found, SHORT, 0.1)
     assert [row[0] for row in memory.rows] == ["worker 1", "worker 2", "parent", "Redis"]
     assert cells(answers)["valid, %"] == "100.000"
