@@ -138,7 +138,11 @@ def threshold_table(curve: Sequence[Mapping[str, Any]], chosen: float) -> Table:
     ]
     columns = ["threshold", f"places of {K} enhanced", "purchases", "revenue, cents", "gain", "chosen"]
     title = "What an answer gains over the simple one, by threshold (validation window)"
-    return Table(title, columns, rows)
+    none_is = chosen not in [row["threshold"] for row in curve]
+    note = (
+        "None is chosen: the gain of none is surely above 0, so the simple answer keeps all places." if none_is else ""
+    )
+    return Table(title, columns, rows, note)
 
 
 def objective_table(curve: Sequence[Mapping[str, Any]], chosen: float) -> Table:

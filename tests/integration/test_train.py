@@ -28,6 +28,7 @@ from recsys.evaluation.report import decision_tables
 from recsys.events import Surface
 from recsys.publish import live_version
 from recsys.tracking import CANDIDATE, CHAMPION, REGISTERED_MODEL, open_ui
+from recsys.tradeoffs import NEVER, best_threshold
 from recsys.train import evaluate_phase, train
 
 QUIET = Console(quiet=True)
@@ -207,8 +208,7 @@ def test_phase_3_reads_its_threshold_off_a_curve_and_takes_the_objective_that_it
     manifest = load_bundle(shop / "bundles" / version).manifest
     params, thresholds = manifest["params"], manifest["tradeoffs"]["thresholds"]
     assert params["value_weight"] == 1.0
-    best = max(thresholds, key=lambda row: (row["gain"], row["threshold"]))
-    assert params["threshold"] == best["threshold"]
+    assert params["threshold"] == best_threshold(pl.DataFrame(thresholds))
     assert [row["enhanced"] for row in thresholds] == sorted((row["enhanced"] for row in thresholds), reverse=True)
     objectives = manifest["tradeoffs"]["objectives"]
     assert [row["value_weight"] for row in objectives] == [0, 0.25, 0.5, 0.75, 1]
@@ -218,7 +218,8 @@ def test_phase_3_reads_its_threshold_off_a_curve_and_takes_the_objective_that_it
     plots = {file.path for file in client.list_artifacts(run_id, "plots")}
     assert {"plots/thresholds.png", "plots/objectives.png", "plots/test_reliability.png"} <= plots
     tables = decision_tables(manifest["tradeoffs"], params)
-    assert [sum(row[-1] is True for row in table.rows) for table in tables] == [1, 1]
+    assert [sum(row[-1] is True for row in table.rows) for table in tables] == [params["threshold"] != NEVER, 1]
+    assert ("None is chosen" in tables[0].note) == (params["threshold"] == NEVER)
 
 
 def test_an_objective_that_the_data_cannot_serve_is_named(shop: Path) -> None:
