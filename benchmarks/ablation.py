@@ -95,7 +95,9 @@ def without(
     features = rows.features[keep]
     features[:, columns] = 0.0
     seen = replace(rows, features=features, bought=rows.bought[keep], weights=rows.weights[keep])
-    asked = tuple(source if source in rest else replace(source, depth=0) for source in model.proposer.sources)
+    asked = tuple(
+        replace(source, depth=0) if source.model.name in sources else source for source in model.proposer.sources
+    )
     network = Blind(recommender.train(seen, seed), columns)
     return replace(model, network=network, proposer=replace(model.proposer, sources=asked))  # type: ignore[arg-type]
 
