@@ -116,7 +116,11 @@ faketime: # clocks that jump, for the chaos
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq libfaketime; } || \
 	  echo "libfaketime is missing and could not be installed: no clock will jump"
 
-test: $(VENV)/installed-dev browser postgres ## Install what the tests need and run them all
+curl: # For the steps of docs/runbook.md, which tests carry out
+	@command -v curl >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq curl; } || \
+	  echo "curl is missing and could not be installed: the test of the runbook will fail"
+
+test: $(VENV)/installed-dev browser postgres curl ## Install what the tests need and run them all
 	$(BIN)/python -m pytest
 
 format: $(VENV)/installed-dev
