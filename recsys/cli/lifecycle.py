@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from recsys.cli.options import DEFAULT_DATA_DIR, Database, DataDir, console, settings
 from recsys.errors import UserError
 
 app = typer.Typer()
 
+BRIEFLY: Final = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+"""How MLflow's client asks, unless the environment says otherwise."""
 Reason = Annotated[str, typer.Option(help="Kept in the ledger.")]
 
 
@@ -146,12 +149,23 @@ def shadow(
 
 
 def follow_in_registry(data_dir: Path, version: str) -> None:
-    """Point MLflow's alias `champion` at the live version, where MLflow is installed and has anything."""
+    """Point MLflow's alias `champion` at the live version, where MLflow is installed and has anything.
+
+    The bundle is live already: a registry that does not answer is asked for some seconds, then the alias stays where it was, and that is said.
+    """
     if "MLFLOW_TRACKING_URI" not in os.environ and not (data_dir / "mlflow").exists():
         return
+    for name, value in BRIEFLY.items():
+        os.environ.setdefault(name, value)
     try:
+        from mlflow.exceptions import MlflowException
+
         from recsys.tracking import set_champion
     except ModuleNotFoundError as error:
         console.print(f"MLflow's alias 'champion' not moved: {error.name} is not installed here")
         return
-    set_champion(data_dir, version)
+    try:
+        set_champion(data_dir, version)
+    except MlflowException as error:
+        text = Text(f"MLflow's alias 'champion' not moved: {str(error).splitlines()[0]}", style="yellow")
+        console.print(text, soft_wrap=True)

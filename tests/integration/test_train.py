@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import socket
 import sys
 from datetime import date, timedelta
 from pathlib import Path
@@ -183,6 +184,19 @@ def test_the_command_line_publishes_rolls_back_and_moves_the_champion(shop: Path
     assert live_version(shop / "bundles") == other
     assert run("publish", "--alias", "nobody", "--data-dir", data) == 1
     assert run("rollback", "--data-dir", data) == 0
+
+
+def test_a_bundle_goes_live_whether_or_not_the_registry_answers(
+    shop: Path, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bundles").mkdir()
+    (tmp_path / "bundles" / version).symlink_to(shop / "bundles" / version)
+    with socket.socket() as nobody:  # bound, and not listening
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        assert run("publish", version, "--data-dir", str(tmp_path)) == 0
+    assert live_version(tmp_path / "bundles") == version
+    assert "MLflow's alias 'champion' not moved" in capsys.readouterr().out
 
 
 def test_a_mistake_prints_one_line_and_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
