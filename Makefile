@@ -121,7 +121,7 @@ curl: # For the steps of docs/runbook.md, which tests carry out
 	  echo "curl is missing and could not be installed: the test of the runbook will fail"
 
 test: $(VENV)/installed-dev browser postgres curl ## Install what the tests need and run them all
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .

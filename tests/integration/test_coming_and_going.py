@@ -154,7 +154,7 @@ def test_workers_are_replaced_at_a_hang_up_and_no_request_fails(data_dir: Path) 
 
 
 def test_workers_leave_by_themselves_after_their_share_and_no_request_fails(data_dir: Path) -> None:
-    with two_workers(data_dir, RECSYS_WORKER_REQUESTS="40", RECSYS_DRAIN_SECONDS="0.5") as url:
+    with two_workers(data_dir, RECSYS_WORKER_REQUESTS="40", RECSYS_DRAIN_SECONDS="3") as url:
         before = workers_of(url)
         with Clients(url) as clients:
             eventually(lambda: len(workers_of(url)) == 2 and not workers_of(url) & before)
