@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -124,7 +124,11 @@ def running(peer: Peer, core: int, bundle: Path, folder: Path) -> Iterator[Serve
             time.sleep(0.1)
         yield Server(process.pid, port, time.perf_counter() - began)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.terminate()  # BentoML's workers are in sessions of their own: only their parent stops them
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
