@@ -1,4 +1,4 @@
-"""Question 4, timed: a bundle is published and taken back while shoppers go on asking, and every answer is looked at."""
+"""Question 4, timed: a bundle is taken back and brought back while shoppers go on asking, and every answer is looked at."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class RollbackDrill:
 def rollback_drill(
     live: Path, before: Path, requests: Sequence[dict[str, Any]], *, seconds: float = STEADY_SECONDS
 ) -> RollbackDrill:
-    """Serve `live` with two workers under traffic; roll back to `before`, publish `live` again, and roll that back.
+    """Serve `live` with two workers under traffic; roll back to `before`, undo that, and roll back again.
 
     Raises:
         DrillError: the service or a command failed, or not every worker followed.
@@ -90,7 +90,7 @@ async def _drill(
         steady, used = traffic.between(started, time.time()), server.cpu_seconds() - used
         changes = [
             await _change(server, traffic, ["rollback"], before),
-            await _change(server, traffic, ["publish", live, "--force", "drill"], live),
+            await _change(server, traffic, ["rollback", "--undo"], live),
             await _change(server, traffic, ["rollback"], before),
         ]
     memory = {one.pid: proportional_mib(one) for one in server.processes()}
@@ -146,7 +146,7 @@ async def _change(server: Server, traffic: Traffic, arguments: Sequence[str], ve
     await asyncio.sleep(0.5)
     seen = traffic.between(started, max(back, switched))
     return Change(
-        command=f"recsys {arguments[0]}",
+        command=" ".join(("recsys", *arguments)),
         version=version,
         command_seconds=back - started,
         pointer_seconds=(server.data_dir / "bundles" / "live").stat().st_mtime - started,

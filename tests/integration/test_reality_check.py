@@ -84,7 +84,11 @@ def test_every_step_of_the_runbook_works_as_it_stands(check: Check) -> None:
 
 def test_bundles_change_under_traffic_and_no_answer_fails(check: Check) -> None:
     drill = check.rollback
-    assert [change.command for change in drill.changes] == ["recsys rollback", "recsys publish", "recsys rollback"]
+    assert [change.command for change in drill.changes] == [
+        "recsys rollback",
+        "recsys rollback --undo",
+        "recsys rollback",
+    ]
     assert drill.workers == 2 and drill.failed == 0
     for change in drill.changes:
         assert 0 < change.pointer_seconds < change.switched_seconds
