@@ -232,12 +232,14 @@ class BundleHolder:
 
     def _refuse(self, what: str, error: BundleError | OSError, stamp: Stamp) -> None:
         """Count and log it, once for each state of what is refused."""
-        self.trouble = f"{what} is refused: {error}"
+        flaw = error.flaw if isinstance(error, BundleError) else Flaw.UNREADABLE
+        # Anybody may ask whether the service is ready: where its files lie is for the log.
+        self.trouble = f"{what} is refused: {flaw}"
         if self._refused.get(what) == (stamp, self.trouble):
             return
         self._refused[what] = (stamp, self.trouble)
-        self._on_refused(error.flaw if isinstance(error, BundleError) else Flaw.UNREADABLE)
-        logger.error("%s", self.trouble)
+        self._on_refused(flaw)
+        logger.error("%s is refused: %s", what, error)
 
     def _load(self, version: str) -> LiveBundle:
         """Load, verify and try a bundle.
