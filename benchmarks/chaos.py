@@ -30,10 +30,10 @@ import uvloop
 from benchmarks.crowd import Answered, Event, Question, back_to_normal, look_at, sum_up
 from benchmarks.faults import FAULTS, Fault, libfaketime
 from benchmarks.open_loop import Reply, Sender
-from benchmarks.serve import command, show
+from benchmarks.serve import command
 from benchmarks.stage import Stage, staged
 from recsys.errors import UserError
-from recsys.reports import Cell, Table, write_report
+from recsys.reports import Cell, Table, show, write_report
 from tests.postgres import find_binaries
 
 NORMAL: Final = 0.05

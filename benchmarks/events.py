@@ -23,9 +23,8 @@ from typing import Any, Final
 
 import uvicorn
 
-from benchmarks.serve import show
 from recsys.errors import UserError
-from recsys.reports import REPORTS, Cell, Table, read_tables, write_report
+from recsys.reports import REPORTS, Cell, Table, read_tables, show, write_report
 from recsys.store.database import database_url, opened
 from recsys.store.migrate import upgrade
 from recsys.store.schema import EVENTS

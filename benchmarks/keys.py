@@ -22,10 +22,10 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from benchmarks.load import CONNECTIONS, K, Load, load, pick_cores, together, user_ids
-from benchmarks.serve import REQUESTS, WARM_UP_SECONDS, make_questions, newest_bundles, show
+from benchmarks.serve import REQUESTS, WARM_UP_SECONDS, make_questions, newest_bundles
 from benchmarks.servers import Server, service
 from recsys.errors import UserError
-from recsys.reports import Cell, Table, write_report
+from recsys.reports import Cell, Table, show, write_report
 from service.access import Access
 from service.guard import Guard
 from service.headers import SecurityHeaders

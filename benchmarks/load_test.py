@@ -23,12 +23,12 @@ import uvloop
 from benchmarks.crowd import Answered, Crowd, Question, Sum, back_to_normal, look_at, sum_up
 from benchmarks.load import pick_cores, user_ids
 from benchmarks.open_loop import Sender
-from benchmarks.serve import command, newest_bundles, show
+from benchmarks.serve import command, newest_bundles
 from benchmarks.servers import Server, service
 from benchmarks.stage import switch_off
 from recsys.bundle import load_bundle
 from recsys.errors import UserError
-from recsys.reports import Cell, Table, write_report
+from recsys.reports import Cell, Table, show, write_report
 from tests.shop import N_USERS, write_tiny_bundle
 
 P99_MS: Final = 50.0

@@ -31,7 +31,7 @@ from recsys.events import Surface
 from recsys.phases import PHASES
 from recsys.publish import bundle_versions
 from recsys.ranking import Query
-from recsys.reports import Cell, Table, write_report
+from recsys.reports import Cell, Table, show, write_report
 
 REQUESTS: Final = 20_000
 """Different requests that wrk goes through, then again from the first."""
@@ -241,17 +241,6 @@ def command(module: str) -> str:
     """This call of a benchmark, as a report has it: without the paths of this machine."""
     words = [word for before, word in itertools.pairwise(sys.argv) if not {before, word} & PATHS]
     return shlex.join(["python", "-m", module, *words])
-
-
-def show(table: Table) -> None:
-    """A table on the terminal."""
-    rows = [table.columns, *(["" if cell is None else str(cell) for cell in row] for row in table.rows)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(table.columns))]
-    print(f"\n{table.title}")
-    for row in rows:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    if table.note:
-        print(f"  {table.note}")
 
 
 def main() -> None:

@@ -23,10 +23,10 @@ import numpy as np
 from benchmarks.chaos import PATIENT, Crowded, crowd, is_acknowledged
 from benchmarks.chaos import Plan as Rates
 from benchmarks.crowd import sum_up
-from benchmarks.serve import command, show
+from benchmarks.serve import command
 from benchmarks.stage import Stage, staged
 from recsys.errors import UserError
-from recsys.reports import Cell, Table, write_report
+from recsys.reports import Cell, Table, show, write_report
 
 SAMPLE_SECONDS: Final = 2.0
 WARM_UP_SECONDS: Final = 20.0

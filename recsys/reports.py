@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import orjson
 from rich.console import Console
+from rich.text import Text
 
 from recsys.errors import UserError
 
@@ -100,12 +101,14 @@ def write_report(
     return path
 
 
-def show(table: Table, console: Console) -> None:
-    """Title, rows and note on the terminal."""
-    console.print(f"[bold]{table.title}[/bold]")
-    for row in (table.columns, *table.rows):
-        console.print(*row, sep=" | ", highlight=False)
-    console.print(table.note)
+def show(table: Table, console: Console | None = None) -> None:
+    """Title, rows in columns, and note on the terminal."""
+    rows = [[str(name) for name in table.columns], *([_cell(cell) for cell in row] for row in table.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    print_to = console or Console()
+    print_to.print(Text("\n" + table.title, style="bold"))
+    print_to.print(Text("\n".join([*lines, *([table.note] if table.note else [])])), soft_wrap=True)
 
 
 def read_tables(path: Path) -> tuple[Table, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -13,6 +14,9 @@ SHARE_BUCKETS: Final = tuple(tenth / 10 for tenth in range(11))
 CORRELATION_BUCKETS: Final = tuple(fifth / 5 for fifth in range(-5, 6))
 LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
+Mode = Literal["max", "livemax"]
+"""Which of the workers' values counts: the largest, or the largest of those that are alive."""
+
 
 class Metrics:
     """Every metric of the service. `shop` labels each, so that one Prometheus can watch several."""
@@ -20,151 +24,73 @@ class Metrics:
     def __init__(self, shop: str, registry: CollectorRegistry = REGISTRY) -> None:
         self._shop = shop
         self._registry = registry
-        self._answers = Counter(
-            "recsys_answers", "Answers of /recommend", ["shop", "surface", "served_by", "degraded"], registry=registry
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, ["shop", *labels], registry=registry)
+
+        def gauge(name: str, text: str, *labels: str, mode: Mode = "max") -> Gauge:
+            return Gauge(name, text, ["shop", *labels], registry=registry, multiprocess_mode=mode)
+
+        def histogram(name: str, text: str, *labels: str, buckets: Sequence[float] = LATENCY_BUCKETS) -> Histogram:
+            return Histogram(name, text, ["shop", *labels], registry=registry, buckets=buckets)
+
+        self._answers = counter("recsys_answers", "Answers of /recommend", "surface", "served_by", "degraded")
+        self._rungs = counter("recsys_answers_by_rung", "Answers by rung of the ladder", "rung")
+        self._failed = counter(
+            "recsys_models_failed", "Questions that a model could not answer, so popularity did", "surface"
         )
-        self._rungs = Counter(
-            "recsys_answers_by_rung", "Answers by rung of the ladder", ["shop", "rung"], registry=registry
-        )
-        self._failed = Counter(
-            "recsys_models_failed",
-            "Questions that a model could not answer, so popularity did",
-            ["shop", "surface"],
-            registry=registry,
-        )
-        self._level = Gauge(
+        self._level = gauge(
             "recsys_load_level",
             "From 0: every answer as it should be, 1: without costly parts, 2: popularity, to 3: all refused",
-            ["shop"],
-            registry=registry,
-            multiprocess_mode="livemax",
+            mode="livemax",
         )
-        self._latency = Histogram(
-            "recsys_answer_seconds",
-            "Time to answer /recommend, without the network",
-            ["shop", "surface"],
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
+        self._latency = histogram("recsys_answer_seconds", "Time to answer /recommend, without the network", "surface")
+        self._shortfall = counter("recsys_shortfall_items", "Items asked for and not answered", "surface")
+        self._events = counter("recsys_events", "Events by verdict", "verdict")
+        self._lost = counter("recsys_exposures_lost", "Exposures that could not be written")
+        self._refused = counter("recsys_bundles_refused", "Published bundles not loaded, by reason", "reason")
+        self._stale = gauge("recsys_bundle_stale", "1 while the live bundle is older than it should be")
+        self._canary_share = gauge(
+            "recsys_canary_share", "Share of the shoppers who get the canary; 0 where none is running", mode="livemax"
         )
-        self._shortfall = Counter(
-            "recsys_shortfall_items", "Items asked for and not answered", ["shop", "surface"], registry=registry
+        self._guardrails = counter("recsys_guardrail_rollbacks", "Canaries that were withdrawn", "guardrail")
+        self._shadowed = counter("recsys_shadow_requests", "Requests that a shadow was to answer", "outcome")
+        self._shadow_overlap = histogram(
+            "recsys_shadow_overlap", "Share of the items shown that the shadow answers too", buckets=SHARE_BUCKETS
         )
-        self._events = Counter("recsys_events", "Events by verdict", ["shop", "verdict"], registry=registry)
-        self._lost = Counter(
-            "recsys_exposures_lost", "Exposures that could not be written", ["shop"], registry=registry
+        self._shadow_correlation = histogram(
+            "recsys_shadow_rank_correlation", "Spearman's, of the items that both answer", buckets=CORRELATION_BUCKETS
         )
-        self._refused = Counter(
-            "recsys_bundles_refused", "Published bundles not loaded, by reason", ["shop", "reason"], registry=registry
+        self._shadow_seconds = histogram("recsys_shadow_seconds", "Time for the shadow's answer")
+        self._age = gauge("recsys_bundle_age_seconds", "Time since the live bundle was written")
+        self._behind = gauge(
+            "recsys_histories_behind", "1 while events of the database are missing in Redis", mode="livemax"
         )
-        self._stale = Gauge(
-            "recsys_bundle_stale",
-            "1 while the live bundle is older than it should be",
-            ["shop"],
-            registry=registry,
-            multiprocess_mode="max",
+        self._unmatched = counter("recsys_renders_unmatched", "Renders that name no exposure")
+        self._changes = counter("recsys_items_changed", "Items by verdict", "verdict")
+        self._waiting = gauge(
+            "recsys_items_waiting", "Items for which the live bundle has no room until the next training"
         )
-        self._canary_share = Gauge(
-            "recsys_canary_share",
-            "Share of the shoppers who get the canary; 0 where none is running",
-            ["shop"],
-            registry=registry,
-            multiprocess_mode="livemax",
+        self._rules = counter("recsys_rules", "Rules by what became of them in an answer", "rule", "outcome")
+        self._rules_refused = counter("recsys_rules_refused", "Rule files not loaded")
+        self._rules_stale = gauge(
+            "recsys_rules_stale", "1 while the rule file cannot be used and older rules are in force"
         )
-        self._guardrails = Counter(
-            "recsys_guardrail_rollbacks", "Canaries that were withdrawn", ["shop", "guardrail"], registry=registry
-        )
-        self._shadowed = Counter(
-            "recsys_shadow_requests", "Requests that a shadow was to answer", ["shop", "outcome"], registry=registry
-        )
-        self._shadow_overlap = Histogram(
-            "recsys_shadow_overlap",
-            "Share of the items shown that the shadow answers too",
-            ["shop"],
-            buckets=SHARE_BUCKETS,
-            registry=registry,
-        )
-        self._shadow_correlation = Histogram(
-            "recsys_shadow_rank_correlation",
-            "Spearman's, of the items that both answer",
-            ["shop"],
-            buckets=CORRELATION_BUCKETS,
-            registry=registry,
-        )
-        self._shadow_seconds = Histogram(
-            "recsys_shadow_seconds",
-            "Time for the shadow's answer",
-            ["shop"],
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
-        )
-        self._age = Gauge(
-            "recsys_bundle_age_seconds",
-            "Time since the live bundle was written",
-            ["shop"],
-            registry=registry,
-            multiprocess_mode="max",
-        )
-        self._behind = Gauge(
-            "recsys_histories_behind",
-            "1 while events of the database are missing in Redis",
-            ["shop"],
-            registry=registry,
-            multiprocess_mode="livemax",
-        )
-        self._unmatched = Counter(
-            "recsys_renders_unmatched", "Renders that name no exposure", ["shop"], registry=registry
-        )
-        self._changes = Counter("recsys_items_changed", "Items by verdict", ["shop", "verdict"], registry=registry)
-        self._waiting = Gauge(
-            "recsys_items_waiting",
-            "Items for which the live bundle has no room until the next training",
-            ["shop"],
-            registry=registry,
-            multiprocess_mode="max",
-        )
-        self._rules = Counter(
-            "recsys_rules", "Rules by what became of them in an answer", ["shop", "rule", "outcome"], registry=registry
-        )
-        self._rules_refused = Counter("recsys_rules_refused", "Rule files not loaded", ["shop"], registry=registry)
-        self._rules_stale = Gauge(
-            "recsys_rules_stale",
-            "1 while the rule file cannot be used and older rules are in force",
-            ["shop"],
-            registry=registry,
-            multiprocess_mode="max",
-        )
-        self._rule_unknown = Gauge(
+        self._rule_unknown = gauge(
             "recsys_rule_unknown_items",
             "Items that a rule cannot judge, since what it asks for is not known of them",
-            ["shop", "rule"],
-            registry=registry,
-            multiprocess_mode="max",
+            "rule",
         )
-        self._arm_answers = Counter(
-            "recsys_arm_answers",
-            "Answers by arm of an experiment",
-            ["shop", "experiment", "arm", "degraded"],
-            registry=registry,
+        self._arm_answers = counter(
+            "recsys_arm_answers", "Answers by arm of an experiment", "experiment", "arm", "degraded"
         )
-        self._plan_refused = Counter(
-            "recsys_experiments_refused", "Files of experiments not loaded", ["shop"], registry=registry
+        self._plan_refused = counter("recsys_experiments_refused", "Files of experiments not loaded")
+        self._plan_stale = gauge(
+            "recsys_experiments_stale", "1 while the file of experiments cannot be used and an older one is in force"
         )
-        self._plan_stale = Gauge(
-            "recsys_experiments_stale",
-            "1 while the file of experiments cannot be used and an older one is in force",
-            ["shop"],
-            registry=registry,
-            multiprocess_mode="max",
-        )
-        self._turned_away = Counter(
-            "recsys_requests_refused", "Requests that were not let in, by reason", ["shop", "reason"], registry=registry
-        )
-        self._keys_stale = Gauge(
-            "recsys_keys_stale",
-            "1 while the file of keys cannot be used and older keys are in force",
-            ["shop"],
-            registry=registry,
-            multiprocess_mode="max",
+        self._turned_away = counter("recsys_requests_refused", "Requests that were not let in, by reason", "reason")
+        self._keys_stale = gauge(
+            "recsys_keys_stale", "1 while the file of keys cannot be used and older keys are in force"
         )
         self._stale_rules: set[Path] = set()
         self._arm_children: dict[tuple[str, str, bool], Counter] = {}

@@ -28,11 +28,11 @@ import orjson
 
 from benchmarks.load import CONNECTIONS, K, Load, Requests, load, pick_cores, together, user_ids
 from benchmarks.peers.model import BUNDLE
-from benchmarks.serve import EVENTS, command, newest_bundles, show, tell
+from benchmarks.serve import EVENTS, command, newest_bundles, tell
 from benchmarks.servers import Server, call, free_port, service
 from recsys.bundle import load_bundle
 from recsys.errors import UserError
-from recsys.reports import Cell, Table, write_report
+from recsys.reports import Cell, Table, show, write_report
 
 PYTHON: Final = Path(".venv-peers/bin/python")
 STARTUP_SECONDS: Final = 180.0

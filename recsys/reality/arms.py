@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ from recsys.pack import write_bundle
 from recsys.phase1 import Workshop
 from recsys.ranking import Model
 from recsys.reality.accuracy import Degradation
-from recsys.reality.study import EXPERIMENT, METRICS
+from recsys.reality.study import Configurations
 from recsys.simulation.log import Log
 from recsys.simulation.world import Floats
 from recsys.store.database import database_url
@@ -45,9 +45,6 @@ SIMPLE: Final = (POPULARITY, FREQUENCY, RULES, BOTH)
 item; and the second on the home page with the third elsewhere. Bestsellers fill each up."""
 Z: Final = 1.959964
 """Standard errors to each side of a 95% interval."""
-
-Configurations = Mapping[str, Mapping[str, Any]]
-"""By arm, what the plan says of it."""
 
 
 def degraded_arm(degradation: Degradation) -> str:
@@ -98,24 +95,11 @@ def configurations(
     }
 
 
-def write_plan(folder: Path, arms: Configurations, start: date, stop: date) -> Path:
-    """Every visit is in one of the arms, with equal shares."""
+def equally(arms: Configurations) -> Configurations:
+    """The same with equal shares, in ten-thousandths, the last one's what is left."""
     share = round(1 / len(arms), 4)
     shares = [share] * (len(arms) - 1) + [round(1 - share * (len(arms) - 1), 4)]
-    lines = "\n".join(
-        f"    {{ {', '.join(f'{key} = {_toml(value)}' for key, value in {'name': name, 'share': part, **given}.items())} }},"
-        for (name, given), part in zip(arms.items(), shares, strict=True)
-    )
-    path = folder / "experiments.toml"
-    path.write_text(
-        f'[layers.ranking]\nunit = "session"\n\n[[experiments]]\nname = "{EXPERIMENT}"\nlayer = "ranking"\ncontrol = "{RANDOM}"\n'
-        f"start = {start}\nstop = {stop}\nmetrics = {list(METRICS)}\narms = [\n{lines}\n]\n"
-    )
-    return path
-
-
-def _toml(value: object) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    return {name: {"share": part, **given} for (name, given), part in zip(arms.items(), shares, strict=True)}
 
 
 def read_log(folder: Path, console: Console) -> Readout:

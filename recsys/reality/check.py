@@ -32,10 +32,10 @@ from recsys.reality.arms import (
     Trial,
     configurations,
     degraded_arm,
+    equally,
     read_log,
     surface_ctrs,
     visit_sums,
-    write_plan,
     write_simple_bundles,
 )
 from recsys.reality.engineer import Burden, burden
@@ -44,7 +44,7 @@ from recsys.reality.months import copy_raw, simulate
 from recsys.reality.rollback import RollbackDrill, rollback_drill
 from recsys.reality.runbook import RUNBOOK, Carried, runbook_drill
 from recsys.reality.serving import publish_links
-from recsys.reality.study import CUT, EXPERIMENT, UNTIL, fit_bundles
+from recsys.reality.study import CUT, EXPERIMENT, UNTIL, fit_bundles, write_plan
 from recsys.reality.traffic import page_requests
 from recsys.simulation.constants import Constants
 from recsys.simulation.traffic import plan_visits
@@ -221,7 +221,7 @@ def _experiment(
     with console.status("fitting what needs no learning"):
         simple = write_simple_bundles(folder / "bundles", dataset.before(world.cut), world.cut)
     start, stop = (datetime.fromtimestamp(second, UTC).date() for second in (world.cut, world.until))
-    write_plan(folder, configurations(ensemble.name, worse, simple), start, stop)
+    write_plan(folder / "experiments.toml", equally(configurations(ensemble.name, worse, simple)), start, stop)
     planned = plan_visits(world, constants.traffic, constants.mess, options.seed)
     visits = planned.of_some(options.visits / len(planned))
     with embedded_redis(folder / "redis") as url:

@@ -24,7 +24,7 @@ from recsys.experiments.offpolicy import Target, Trust, evaluate
 from recsys.experiments.random_log import answered, as_log, as_target, read_random_log
 from recsys.publish import served_phases
 from recsys.reality.processes import Track, side_by_side
-from recsys.reality.study import ADDED, EXPERIMENT, service, write_plan
+from recsys.reality.study import ADDED, EXPERIMENT, phase_arms, service, write_plan
 from recsys.simulation.clicks import ClickModel
 from recsys.simulation.constants import Constants
 from recsys.simulation.log import Log
@@ -180,7 +180,7 @@ def prepared(order: Order) -> Iterator[None]:
     order.folder.mkdir(parents=True)
     (order.folder / "bundles").symlink_to(order.bundles.resolve(), target_is_directory=True)
     copy_raw(order.data, order.folder)
-    write_plan(order.folder / "experiments.toml", order.shares, *map(date.fromisoformat, order.days))
+    write_plan(order.folder / "experiments.toml", phase_arms(order.shares), *map(date.fromisoformat, order.days))
     yield
     if not order.keep:
         shutil.rmtree(order.folder)

@@ -20,7 +20,16 @@ from recsys.errors import UserError
 from recsys.experiments.analysis import Readout, read_out
 from recsys.experiments.plan import Experiment
 from recsys.reality.months import Estimated, Evidence, Month, Order, simulate_months
-from recsys.reality.study import CAMPAIGN_SHARES, CUT, SHARES, UNTIL, campaign_category, fit_bundles, write_plan
+from recsys.reality.study import (
+    CAMPAIGN_SHARES,
+    CUT,
+    SHARES,
+    UNTIL,
+    campaign_category,
+    fit_bundles,
+    phase_arms,
+    write_plan,
+)
 from recsys.simulation.constants import Constants
 from recsys.simulation.traffic import plan_visits
 from recsys.simulation.truth import SLICES, Expectation, expected_of
@@ -153,5 +162,5 @@ def run(
     )
     orders = [*whole.times(n), *campaign.times(2)]
     months = simulate_months(orders, round(of_a_month * sum(one.visits_share for one in orders)), console)
-    experiment = write_plan(scratch / "experiments.toml", SHARES, *days)
+    experiment = write_plan(scratch / "experiments.toml", phase_arms(SHARES), *days)
     return pooled(experiment, months[:n], months[n:])

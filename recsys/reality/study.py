@@ -47,6 +47,8 @@ SHARES: Final[Mapping[str, float]] = {
 """Of the visits. What every lift is measured against gets most: of k arms with r times its CTR each, the root of k * r times as much as one is best."""
 ADDED: Final[Mapping[str, float]] = {"random_plus5": 1.05}
 """Whose items shoppers click so many times as often, on purpose: an effect that the experiment has to find."""
+Configurations = Mapping[str, Mapping[str, object]]
+"""What an experiment's file says of each arm, by its name."""
 METRICS: Final = ("ctr", "conversion", "revenue_per_unit", "total_revenue_per_unit")
 CAMPAIGN_SHARES: Final[Mapping[str, float]] = {"random": 0.55, "phase1": 0.15, "phase2": 0.15, "phase3": 0.15}
 CAMPAIGN_ITEMS: Final = 34
@@ -78,11 +80,16 @@ def fit_bundles(folder: Path, tables: Path, console: Console) -> None:
         (publish if phase == max(PHASES) else publish_beside)(bundles, bundle.name)
 
 
-def write_plan(path: Path, shares: Mapping[str, float], start: date, stop: date) -> Experiment:
-    """Every visit is in one of the arms; an arm's name begins with what it answers with, up to an underscore."""
+def phase_arms(shares: Mapping[str, float]) -> Configurations:
+    """An arm's name begins with what it answers with, up to an underscore."""
+    return {name: {"share": share, "phase": name.partition("_")[0]} for name, share in shares.items()}
+
+
+def write_plan(path: Path, arms: Configurations, start: date, stop: date) -> Experiment:
+    """Every visit is in one of the arms."""
     tables = "\n".join(
-        f'    {{ name = "{name}", share = {share}, phase = "{name.partition("_")[0]}" }},'
-        for name, share in shares.items()
+        f"    {{ {', '.join(f'{key} = {_toml(value)}' for key, value in {'name': name, **given}.items())} }},"
+        for name, given in arms.items()
     )
     path.write_text(
         f'[layers.ranking]\nunit = "session"\n\n[[experiments]]\nname = "{EXPERIMENT}"\nlayer = "ranking"\ncontrol = "random"\n'
@@ -90,6 +97,10 @@ def write_plan(path: Path, shares: Mapping[str, float], start: date, stop: date)
     )
     (experiment,) = read_plan(path).experiments
     return experiment
+
+
+def _toml(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def service(folder: Path, redis_url: str, clock: SimulatedClock) -> FastAPI:

@@ -18,7 +18,7 @@ from recsys.reality.months import Order, prepared, read_month, simulate
 from recsys.reality.outcome import Outcome, pooled
 from recsys.reality.processes import Track, side_by_side
 from recsys.reality.sensitivity_plot import plot_sensitivity
-from recsys.reality.study import write_plan
+from recsys.reality.study import phase_arms, write_plan
 from recsys.reality.study_tables import (
     checks_table,
     lift,
@@ -55,7 +55,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         clicks=replace(constants.clicks, random_ctr=0.03, fatigue=1.0),
         traffic=replace(constants.traffic, browsing_visits=25.0, page_share=0.0),
     )
-    experiment = write_plan(folder / "experiments.toml", SHARES, start, stop)
+    experiment = write_plan(folder / "experiments.toml", phase_arms(SHARES), start, stop)
     order = Order(
         folder / "month",
         folder / "bundles",

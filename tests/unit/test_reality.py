@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
-from recsys.experiments.reading import read_plan
 from recsys.experiments.roi import Figure
 from recsys.reality.accuracy import Degradation
-from recsys.reality.arms import POPULARITY, RANDOM, Sums, Trial, configurations, write_plan
+from recsys.reality.arms import POPULARITY, RANDOM, Sums, Trial, configurations, equally
 from recsys.reality.engineer import ROOT, closure, declared_requirements, lines_by_package
 from recsys.reality.money import Rates, Serving, Shop, infrastructure, roi_inputs
 from recsys.reality.rollback import all_switched
 from recsys.reality.runbook import RUNBOOK, read_runbook
 from recsys.reality.serving import DrillError
+from recsys.reality.study import write_plan
 from recsys.reality.traffic import Seen
 
 
@@ -75,8 +75,7 @@ def test_a_plan_has_every_arm_with_what_it_answers_with(tmp_path: Path) -> None:
     version = "20261126T000000-phase3-00000000"
     worse = [Degradation(target, 1 - target, Figure.of(target)) for target in (0.9, 0.5)]
     arms = configurations(version, worse, {"rules": "20261126T000000-phase1-00000000"})
-    write_plan(tmp_path, arms, date(2026, 11, 1), date(2026, 12, 1))
-    (experiment,) = read_plan(tmp_path / "experiments.toml").experiments
+    experiment = write_plan(tmp_path / "experiments.toml", equally(arms), date(2026, 11, 1), date(2026, 12, 1))
     found = {arm.name: (arm.phase, arm.degrade) for arm in experiment.arms}
     assert found == {
         "random": ("random", None),
