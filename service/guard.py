@@ -6,13 +6,13 @@ import base64
 import binascii
 from typing import Final
 
-import orjson
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access import Access
 from service.keys import Key, KeysHolder, Role
 from service.metrics import Metrics
+from service.problem import problem
 from service.rate_limits import RateLimits
 
 UNKNOWN: Final = "unauthorized"
@@ -42,7 +42,7 @@ class Guard:
             key = None if ring is None else ring.find(shown(scope))
             if wait := await self._rates.wait(key, scope["client"], is_open=ring is None):
                 self._metrics.turned_away(LIMITED)
-                refused = refusal(429, f"too many requests: ask again in {wait} s", {"retry-after": str(wait)})
+                refused = problem(429, f"too many requests: ask again in {wait} s", {"retry-after": str(wait)})
                 await refused(scope, receive, send)
                 return
             if ring is not None and (key is None or not key.role.may(needed)):
@@ -54,12 +54,12 @@ class Guard:
     def _refuse(self, key: Key | None, needed: Role, method: str) -> Response:
         if key is not None:
             self._metrics.turned_away(FORBIDDEN)
-            return refusal(403, f"a key of the role {key.role} may not: this needs the role {needed}")
+            return problem(403, f"a key of the role {key.role} may not: this needs the role {needed}")
         self._metrics.turned_away(UNKNOWN)
         # A browser asks for the key of a page that is for staff, and never over the storefront.
         asks = "Basic" if method in _SAFE and needed is not Role.WIDGET else "Bearer"
         detail = f"this needs a key of the role {needed}: send it as `Authorization: Bearer KEY`"
-        return refusal(401, detail, {"www-authenticate": f"{asks} {_REALM}"})
+        return problem(401, detail, {"www-authenticate": f"{asks} {_REALM}"})
 
 
 def shown(scope: Scope) -> bytes:
@@ -83,8 +83,3 @@ def _password(credentials: bytes) -> bytes:
         return base64.b64decode(credentials, validate=True).partition(b":")[2]
     except binascii.Error:
         return b""
-
-
-def refusal(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    """Why a request goes no further."""
-    return Response(orjson.dumps({"detail": detail}), status, headers, "application/json")

@@ -16,6 +16,7 @@ from recsys.errors import UserError
 from recsys.privacy.deletions import DATABASE, REDIS, Receipt
 from service.bundles import BundleHolder
 from service.privacy import Privacy
+from service.problem import problem
 from service.schemas import StoredId
 
 JSON: Final = "application/json"
@@ -45,7 +46,7 @@ class PrivacyRoutes:
         try:
             found = await asyncio.to_thread(self._privacy.export, who.user_id, [self._holder.live.bundle])
         except (DBAPIError, RedisError) as error:
-            return _problem(503, f"not everything can be read now, ask again: {type(error).__name__}")
+            return problem(503, f"not everything can be read now, ask again: {type(error).__name__}")
         return Response(found, media_type="application/x-ndjson")
 
     async def delete(self, who: Who) -> Response:
@@ -60,14 +61,10 @@ class PrivacyRoutes:
                 _written(await asyncio.to_thread(self._privacy.deletions.receipt, receipt)), media_type=JSON
             )
         except UserError as error:
-            return _problem(404, str(error))
+            return problem(404, str(error))
 
 
 def _written(receipt: Receipt) -> bytes:
     content: dict[str, Any] = {**asdict(receipt), "pending": receipt.pending}
     del content["removing"]
     return orjson.dumps(content)
-
-
-def _problem(status: int, detail: str) -> Response:
-    return Response(orjson.dumps({"detail": detail}), status, media_type=JSON)

@@ -26,6 +26,7 @@ from service.judging import REJECTED, VERDICTS, EventsError, parse_body
 from service.keys import Role
 from service.metrics import Metrics
 from service.presence import Presence, State
+from service.problem import problem
 from service.schemas import (
     MAX_QUERY,
     BulkUpdate,
@@ -122,18 +123,18 @@ class Routes:
             body = await self._body(request)
             question = RecommendRequest.model_validate(orjson.loads(body))
         except TooLargeError as error:
-            return _problem(413, str(error))
+            return problem(413, str(error))
         except orjson.JSONDecodeError as error:
-            return _problem(400, f"the body is not JSON: {error}")
+            return problem(400, f"the body is not JSON: {error}")
         except ValidationError as error:
             return _invalid(error)
         return await self._recommend(request, question)
 
     async def _recommend(self, request: Request, question: RecommendRequest) -> Response:
         if question.k > self._settings.max_k:
-            return _problem(422, f"k: at most {self._settings.max_k} items can be asked for")
+            return problem(422, f"k: at most {self._settings.max_k} items can be asked for")
         if question.explain and (key := request.scope.get(KEY)) and not key.role.may(Role.SERVER):
-            return _problem(403, f"explain: a key of the role {key.role} may not, this needs the role {Role.SERVER}")
+            return problem(403, f"explain: a key of the role {key.role} may not, this needs the role {Role.SERVER}")
         answer = explained(self._answering, question) if question.explain else self._answering.answer(question)
         return Response(await answer, media_type=JSON)
 
@@ -142,9 +143,9 @@ class Routes:
         try:
             widgets = read_page(orjson.loads(await self._body(request)))
         except TooLargeError as error:
-            return _problem(413, str(error))
+            return problem(413, str(error))
         except orjson.JSONDecodeError as error:
-            return _problem(400, f"the body is not JSON: {error}")
+            return problem(400, f"the body is not JSON: {error}")
         except PageError as error:
             return _unfit(error.problems)
         most = self._settings.max_k
@@ -158,9 +159,9 @@ class Routes:
         try:
             contents = parse_body(await self._body(request))
         except TooLargeError as error:
-            return _problem(413, str(error))
+            return problem(413, str(error))
         except EventsError as error:
-            return _problem(400, str(error))
+            return problem(400, str(error))
         verdicts = await self._intake.take(self._holder.live, contents)
         counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in VERDICTS}
         status, headers = 422 if counts[REJECTED] == len(verdicts) else 200, None
@@ -185,7 +186,7 @@ class Routes:
         if row == NO_ITEM:
             waiting = catalogue.waiting(item_id)
             if waiting is None:
-                return _problem(404, f"item {item_id!r} is not in the catalogue")
+                return problem(404, f"item {item_id!r} is not in the catalogue")
             return Response(orjson.dumps({**waiting, "currency": live.bundle.manifest["currency"]}), media_type=JSON)
         available = b"true" if catalogue.available[row] else b"false"
         body = b'{%b,"available":%b,"currency":%b}' % (catalogue.fragment(row), available, live.currency)
@@ -196,17 +197,17 @@ class Routes:
         try:
             content = orjson.loads(await self._body(request))
             if isinstance(content, dict) and content.setdefault("item_id", item_id) != item_id:
-                return _problem(422, f"item_id: the path says {item_id!r}, the body {content['item_id']!r}")
+                return problem(422, f"item_id: the path says {item_id!r}, the body {content['item_id']!r}")
             item = Item.model_validate(content)
             (verdict,) = await self._editor.put([item])
         except TooLargeError as error:
-            return _problem(413, str(error))
+            return problem(413, str(error))
         except orjson.JSONDecodeError as error:
-            return _problem(400, f"the body is not JSON: {error}")
+            return problem(400, f"the body is not JSON: {error}")
         except ValidationError as error:
             return _invalid(error)
         except CatalogueLogError as error:
-            return _problem(503, f"not stored, send it again: {error}")
+            return problem(503, f"not stored, send it again: {error}")
         return Response(orjson.dumps(verdict), 200 if verdict.verdict == UPDATED else 201, media_type=JSON)
 
     async def put_items(self, request: Request) -> Response:
@@ -215,11 +216,11 @@ class Routes:
             contents = parse_items(await self._body(request))
             verdicts = await self._editor.put_each(contents)
         except TooLargeError as error:
-            return _problem(413, str(error))
+            return problem(413, str(error))
         except ItemsError as error:
-            return _problem(400, str(error))
+            return problem(400, str(error))
         except CatalogueLogError as error:
-            return _problem(503, f"nothing is stored, send it again: {error}")
+            return problem(503, f"nothing is stored, send it again: {error}")
         status = 422 if all(verdict.verdict == REJECTED for verdict in verdicts) else 200
         return Response(orjson.dumps({"verdicts": verdicts}), status, media_type=JSON)
 
@@ -228,9 +229,9 @@ class Routes:
         try:
             known = await self._editor.delete(item_id)
         except CatalogueLogError as error:
-            return _problem(503, f"not stored, send it again: {error}")
+            return problem(503, f"not stored, send it again: {error}")
         if not known:
-            return _problem(404, f"item {item_id!r} is not in the catalogue")
+            return problem(404, f"item {item_id!r} is not in the catalogue")
         return Response(orjson.dumps({"item_id": item_id, "verdict": "deleted"}), media_type=JSON)
 
     async def update_items(self, request: Request) -> Response:
@@ -239,19 +240,19 @@ class Routes:
             update = BulkUpdate.model_validate(orjson.loads(await self._body(request)))
             result = await self._editor.update(update)
         except TooLargeError as error:
-            return _problem(413, str(error))
+            return problem(413, str(error))
         except orjson.JSONDecodeError as error:
-            return _problem(400, f"the body is not JSON: {error}")
+            return problem(400, f"the body is not JSON: {error}")
         except ValidationError as error:
             return _invalid(error)
         except CatalogueLogError as error:
-            return _problem(503, f"nothing is changed, send it again: {error}")
+            return problem(503, f"nothing is changed, send it again: {error}")
         return Response(orjson.dumps(result), media_type=JSON)
 
     async def search(self, q: str = "") -> Response:
         """Items whose title holds every word, the most popular first."""
         if len(q) > MAX_QUERY:
-            return _problem(422, f"q: at most {MAX_QUERY} characters")
+            return problem(422, f"q: at most {MAX_QUERY} characters")
         live = self._holder.live
         rows = live.catalogue.search(q, SEARCH_LIMIT)
         items = b",".join(b"{%b}" % live.catalogue.fragment(row) for row in rows)
@@ -307,10 +308,6 @@ async def misasked(_request: Request, error: Exception) -> Response:
     """What FastAPI itself refuses, in our words."""
     assert isinstance(error, RequestValidationError)
     return _unfit([{"field": str(one["loc"][-1]), "message": one["msg"]} for one in error.errors()])
-
-
-def _problem(status: int, detail: str) -> Response:
-    return Response(orjson.dumps({"detail": detail}), status, media_type=JSON)
 
 
 def _invalid(error: ValidationError) -> Response:
