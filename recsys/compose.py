@@ -54,15 +54,7 @@ class Blend:
     def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
         """See `Model`."""
         shares, entries = self._asked(query, max(k, self.depth), eligible)
-        best = top_k(entries.items, entries.totals, k)
-        if len(best) == 0:
-            return EMPTY_RANKING
-        leading = entries.leading[best]
-        sources = tuple(chain.from_iterable(share.answer.sources for share in shares))
-        because = np.concatenate([share.answer.because for share in shares])[leading]
-        return Ranking(
-            entries.items[best], entries.totals[best], tuple(map(sources.__getitem__, leading.tolist())), because
-        )
+        return _best(shares, entries, k)
 
     def shares(self, query: Query, k: int, eligible: Mask) -> list[Share]:
         """What the blend that `recommend` answers with is made of."""
@@ -141,10 +133,67 @@ def _sum(shares: Sequence[Share]) -> _Entries:
     return _Entries(items[starts], np.add.reduceat(scores, starts), order[starts])
 
 
+def _best(shares: Sequence[Share], entries: _Entries, k: int) -> Ranking:
+    """The k items with the largest sums; source and `because` are those of the share that contributed most."""
+    best = top_k(entries.items, entries.totals, k)
+    if len(best) == 0:
+        return EMPTY_RANKING
+    leading = entries.leading[best]
+    sources = tuple(chain.from_iterable(share.answer.sources for share in shares))
+    because = np.concatenate([share.answer.because for share in shares])[leading]
+    return Ranking(
+        entries.items[best], entries.totals[best], tuple(map(sources.__getitem__, leading.tolist())), because
+    )
+
+
 def _normalised(scores: ScoreArray) -> ScoreArray:
     """Scores of a ranking with its best at 1."""
     best = scores[0]
     return scores / best if best > 0 else np.zeros_like(scores)
+
+
+@dataclass(frozen=True)
+class Reranked:
+    """The first `depth` items of `model` in another order: beside its own score counts what `by` says of the same items.
+
+    Both scores are divided by their best of this query, as in a `Blend`, but `by` can put no item there. Where it has nothing
+    to say the answer is that of `model`.
+    """
+
+    kind: ClassVar[str] = "reranked"
+    model: Model
+    by: Model
+    weight: float
+    """Of `by`, the weight of `model` being 1."""
+    depth: int
+    """How many items of `model` are looked at; at least k are."""
+
+    @property
+    def name(self) -> str:
+        """That of the model."""
+        return self.model.name
+
+    def recommend(self, query: Query, k: int, eligible: Mask) -> Ranking:
+        """See `Model`."""
+        shares, _ = self.shares(query, k, eligible)
+        return _best(shares, _sum(shares), k) if len(shares) > 1 else shares[0].answer.top(k)
+
+    def shares(self, query: Query, k: int, eligible: Mask) -> tuple[list[Share], Mask]:
+        """What the answer is made of, one share or two, and the items `(n_items,)` bool that `by` was asked for."""
+        found = self.model.recommend(query, max(k, self.depth) if k > 0 else 0, eligible)
+        among = np.zeros_like(eligible)
+        among[found.items] = True
+        return [Share(self.model, 1.0, found), *_ask([(self.by, self.weight)], query, len(found), among)], among
+
+    def state(self) -> ModelState:
+        """See `Model`."""
+        return ModelState({"weight": self.weight, "depth": self.depth}, parts=(self.model, self.by))
+
+    @classmethod
+    def from_state(cls, state: ModelState) -> Self:
+        """See `Model`."""
+        model, by = state.parts
+        return cls(model, by, **state.params)
 
 
 @dataclass(frozen=True)
@@ -287,6 +336,7 @@ MODELS: Final[dict[str, type[Model]]] = {
         RandomModel,
         RankerModel,
         RegionalModel,
+        Reranked,
         SegmentModel,
         SequenceModel,
         Shrinkage,
@@ -325,3 +375,16 @@ def _rebuilt_part(part: Any, change: Callable[[Model], Model]) -> Any:
 
 
 _KINDS: Final = tuple(MODELS.values())
+
+_READ_HISTORIES: Final = (ALSModel, ContentModel, FrequencyModel, RankerModel, SequenceModel, SessionKNNModel)
+
+
+def reads_history(model: Model) -> bool:
+    """Whether its answers depend on what the shopper did before, so that it has to be read."""
+    if isinstance(model, ItemItemModel):
+        return model.reads == "history"
+    if isinstance(model, ContentNeighboursModel):  # compares with the page's item
+        return False
+    values = (getattr(model, part.name) for part in fields(model))  # type: ignore[arg-type]
+    parts = chain.from_iterable(value if isinstance(value, tuple) else (value,) for value in values)
+    return isinstance(model, _READ_HISTORIES) or any(reads_history(part) for part in parts if isinstance(part, _KINDS))

@@ -268,13 +268,19 @@ class Histories:
         """`(n_shoppers,)` int32 region code, -1 where unknown."""
 
     def __getitem__(self, shopper: int) -> History:
+        return self.then(shopper, self._at)
+
+    def then(self, shopper: int, at: int) -> History:
+        """The history at an earlier moment, Unix second."""
         start, stop = int(self._offsets[shopper]), int(self._offsets[shopper + 1])
+        if at < self._at:
+            stop = start + int(np.searchsorted(self._events.second[start:stop], at))
         rows = slice(max(start, stop - MAX_HISTORY_EVENTS), stop)
         seconds = self._events.second[rows]
         return History(
             items=self._events.item[rows],
             event_types=self._events.event_type[rows],
-            age_days=((self._at - seconds) / SECONDS_PER_DAY).astype(np.float32),
+            age_days=((at - seconds) / SECONDS_PER_DAY).astype(np.float32),
         )
 
 

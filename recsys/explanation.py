@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.calibration import Calibrated
-from recsys.compose import Blend, Confident, Fallback, Shrinkage
+from recsys.compose import Blend, Confident, Fallback, Reranked, Share, Shrinkage
 from recsys.models.als import ALSModel
 from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
@@ -312,11 +312,26 @@ def _groups(features: Sequence[str]) -> NDArray[np.intp]:
 
 @explain.register
 def _of_blend(model: Blend, asked: Asked, items: ItemArray) -> Explanations:
-    scores = {item: score for item, score, _ in _wanted(asked.of(model), items)}
+    shares, deeper = model.shares(asked.query, asked.k, asked.eligible), asked.deeper(model.depth)
+    return _of_shares(((share, deeper) for share in shares), asked.of(model), items)
+
+
+@explain.register
+def _of_reranked(model: Reranked, asked: Asked, items: ItemArray) -> Explanations:
+    (first, *others), among = model.shares(asked.query, asked.k, asked.eligible)
+    within = replace(asked, k=len(first.answer), eligible=among)
+    if not others:
+        return explain(model.model, asked.deeper(model.depth), items)
+    told = [(first, asked.deeper(model.depth)), *((share, within) for share in others)]
+    return _of_shares(told, asked.of(model), items)
+
+
+def _of_shares(shares: Iterable[tuple[Share, Asked]], ranking: Ranking, items: ItemArray) -> Explanations:
+    """The sum of what several models say, each with what it was asked."""
+    scores = {item: score for item, score, _ in _wanted(ranking, items)}
     parts: dict[int, list[Explanation]] = {item: [] for item in scores}
-    for share in model.shares(asked.query, asked.k, asked.eligible):
-        told = explain(share.model, asked.deeper(model.depth), np.array(list(scores), dtype=np.int32))
-        for item, explanation in told.items():
+    for share, asked in shares:
+        for item, explanation in explain(share.model, asked, np.array(list(scores), dtype=np.int32)).items():
             parts[item].append(explanation.times(float(share.factor)))
     return {item: _together(scores[item], parts[item]) for item in scores}
 

@@ -55,12 +55,15 @@ class Phase1Config:
     session_weight: float = 0.0
     """Of session neighbours; 0 leaves them out. They pay where shoppers look around more than they buy again."""
     depth: int = 100
+    wanted_weight: float = 0.0
+    """What the popularity of an item's neighbours counts beside an item and a cart, see `favouring_wanted`; phase 1 goes by
+    what was chosen together alone. Not searched, as the search sees home only."""
 
 
 DEFAULT: Final = Phase1Config()
 
 
-FIXED: Final = frozenset({"ridge_regularization", "ridge_content_weight", "depth"})
+FIXED: Final = frozenset({"ridge_regularization", "ridge_content_weight", "depth", "wanted_weight"})
 """What the search leaves alone."""
 
 
@@ -176,12 +179,12 @@ def build_surfaces(workshop: Workshop, config: Phase1Config) -> Surfaces:
     """Every surface's model."""
     popularity = workshop.fit(PopularityRecommender(config.popularity_half_life_days))
     category = workshop.fit(CategoryPopularityRecommender())
-    together = BasketRecommender()
+    wanted = config.wanted_weight
+    similar = CosineRecommender(reads="context", wanted_weight=wanted, name="similar")
+    together = BasketRecommender(wanted_weight=wanted)
     surfaces: dict[Surface, Model] = {
         Surface.HOME: home(workshop, config),
-        Surface.SIMILAR: Fallback(
-            (workshop.fit(CosineRecommender(reads="context", name="similar")), category, popularity), "similar"
-        ),
+        Surface.SIMILAR: Fallback((workshop.fit(similar), category, popularity), "similar"),
         Surface.BOUGHT_TOGETHER: Fallback((workshop.fit(together), category, popularity), "bought_together"),
         Surface.CART: Fallback(
             (workshop.fit(replace(together, reads="cart", name="cart")), category, popularity), "cart"

@@ -2,7 +2,7 @@
 
 Home adds the content model, and what items inherit from items like them, to phase 1's blend; each item
 counts there by how little is known of it, so warm items keep their collaborative strength. An item that was never sold has similar
-products by its features, and new arrivals are ranked for who asks. The search decides how much content counts, on validation.
+products by its features, new arrivals are ranked for who asks, and of what goes with an item or a cart what is popular comes first. The search decides how much content counts, on validation.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ class Phase2Config(Phase1Config):
     """Exponent of the lifts of a stranger's segments."""
     prior_items: float = 5.0
     """After so many items the shopper's own taste counts as much as what a stranger would be told; at 0 one item is enough to forget it."""
+    wanted_weight: float = 0.6
+    """See `Phase1Config`."""
 
 
 DEFAULT: Final = Phase2Config()
@@ -76,6 +78,7 @@ def suggest(trial: optuna.Trial) -> Phase2Config:
         **{
             **asdict(phase1.suggest(trial)),
             "ridge_content_weight": trial.suggest_categorical("ridge_content_weight", [0.0, 3.0]),
+            "wanted_weight": DEFAULT.wanted_weight,
         },
         content_weight=trial.suggest_float("content_weight", 0.002, 0.5, log=True),
         kin_weight=trial.suggest_categorical("kin_weight", [0.0, 0.1]),

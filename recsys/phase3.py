@@ -1,7 +1,8 @@
 """Phase 3: the ensemble. Candidates of every source that earns its place, and a ranker that has learnt from past windows.
 
 Home is the ranker's answer where anything is known of the shopper, filled up with phase 2's; who is not known gets phase 2's.
-The other surfaces are those of phase 2. Home and similar items are then spread over categories.
+What stands beside an item or a cart is phase 2's, in an order in which the shopper's own habits count; the other surfaces are
+those of phase 2. Home and similar items are then spread over categories.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Final
 import optuna
 
 from recsys import phase2
-from recsys.compose import Confident, Fallback
+from recsys.compose import Confident, Fallback, Reranked
 from recsys.events import Surface
 from recsys.models.diverse import Diverse
 from recsys.models.fit.diverse import DiverseRecommender
@@ -30,6 +31,11 @@ from recsys.ranking import Model
 NAME: Final = "phase3"
 PLAIN: Final = "phase3_undiversified"
 """The row of the tables that shows what diversity costs."""
+
+BESIDE: Final = (Surface.SIMILAR, Surface.BOUGHT_TOGETHER, Surface.CART)
+"""Surfaces that answer for an item or a cart."""
+BESIDE_DEPTH: Final = 200
+"""So many of the items that go with it are candidates."""
 
 OBJECTIVES: Final[Mapping[str, Mapping[str, Any]]] = {
     "purchases": {"value_weight": 0.0},
@@ -65,6 +71,9 @@ class Phase3Config(Phase2Config):
     """Strength of `Diverse` on home; 0 leaves it out. Not searched either: accuracy alone would always choose 0."""
     similar_diversity: float = 0.03
     """The same on the page of an item, where likeness is what is asked for."""
+    own_weight: float = 3.0
+    """What the shopper's own purchases count beside an item or a cart, whose own order counts 1; not searched, as the search sees
+    home only."""
     clicks: bool = False
     """Whether the ranker's chances are those of a click instead of a purchase; see `RankerRecommender`."""
     wrong_cost: float = 0.0
@@ -138,6 +147,15 @@ def rows(workshop: Workshop, config: Phase3Config) -> dict[str, Model]:
 def build_surfaces(workshop: Workshop, config: Phase3Config) -> Surfaces:
     """Every surface's model."""
     surfaces, popularity = phase2.build_surfaces(workshop, config)
-    similar = diverse(workshop, surfaces[Surface.SIMILAR], config.similar_diversity)
-    changed: Mapping[Surface, Model] = {Surface.HOME: home(workshop, config), Surface.SIMILAR: similar}
-    return {**surfaces, **changed}, popularity
+    beside = {surface: for_shopper(workshop, surfaces[surface], config) for surface in BESIDE}
+    similar = diverse(workshop, beside[Surface.SIMILAR], config.similar_diversity)
+    return {**surfaces, **beside, Surface.HOME: home(workshop, config), Surface.SIMILAR: similar}, popularity
+
+
+def for_shopper(workshop: Workshop, model: Model, config: Phase3Config) -> Model:
+    """What goes with an item or a cart, first what of it the shopper buys; what fills it up, popularity, stays behind all of it."""
+    assert isinstance(model, Fallback)
+    *going_with, last = model.models
+    own = workshop.fit(FrequencyRecommender(config.frequency_half_life_days))
+    reranked = Reranked(Fallback(tuple(going_with), model.name), own, config.own_weight, BESIDE_DEPTH)
+    return replace(model, models=(reranked, last))

@@ -34,8 +34,6 @@ from service.schemas import NO_FILTERS, Filters, RecommendRequest
 from service.session_store import Records, SessionStore, StoreUnavailableError
 
 SESSION_SECONDS: Final = 30 * 60
-_PERSONAL: Final = frozenset({Surface.HOME, Surface.BUY_AGAIN, Surface.NEW_ARRIVALS})
-"""Surfaces that answer from the shopper's history; the others need nothing from Redis."""
 _OPTIONAL: Final = ("item_id", "cart", "region", "segments")
 """Members of a request that the log has where they are given."""
 _NOT_SAID: Final = (b"null", b"false")
@@ -125,7 +123,7 @@ class Answering:
     ) -> Recorded | None:
         """What Redis holds of the shopper who asks all of these, where one of them depends on it; None where it cannot be read, or
         popularity is all that there is time for."""
-        if not any(_reads_history(request, line.rules.on(line.live)) for line, request in questions):
+        if not any(_reads_history(line.live, request, line.rules.on(line.live)) for line, request in questions):
             return NOT_READ
         if allowance.rung is Rung.POPULAR:
             return None
@@ -161,7 +159,7 @@ class Answering:
             request.consent
             and answer.rung is Rung.FULL
             and answer.said is not None
-            and surface in _PERSONAL
+            and surface in live.personal
             and shopper is not None
         ):
             self._remember(live, request, answer, shopper)
@@ -195,7 +193,7 @@ class Answering:
         """The answer under the rules in force, from the rung `best` or one below, not logged or counted; `shopper` is None where the
         history cannot be read."""
         engine = line.rules.on(line.live)
-        reads = _reads_history(request, engine)
+        reads = _reads_history(line.live, request, engine)
         unread = reads and shopper is None
         who = shopper if reads and shopper is not None else Shopper()
         ruling = None if engine is None else Ruling(engine, now, who.history, history_read=not unread)
@@ -208,13 +206,15 @@ class Answering:
         """The best rung that can be stood on; `history` is None where it would have been needed and cannot be read."""
         surface, popularity = request.where, live.bundle.popularity
         own, simple = live.bundle.surfaces[surface], live.simple[surface]
-        unread = history is None and _is_personal(request)
+        unread = history is None and _is_personal(live, request)
         if best is Rung.POPULAR or (unread and request.explain):  # what is explained must be said by a model, just now
             return Step(Rung.POPULAR, popularity)
         if not unread and (best is Rung.FULL or simple is own):
             return Step(Rung.FULL, own)
         known = None if history is None else len(history)
-        if surface in _PERSONAL and (said := self._memory.of(request, live.bundle.version, known, time.monotonic())):
+        if surface in live.personal and (
+            said := self._memory.of(request, live.bundle.version, known, time.monotonic())
+        ):
             return Step(Rung.REMEMBERED, Fallback((said, simple), said.name))
         return Step(Rung.SIMPLE, Fallback((simple, popularity), simple.name) if unread else simple)
 
@@ -256,7 +256,7 @@ class Answering:
         `shown` are rows that the same page shows already; `seed` makes what is random in it repeatable.
         """
         bundle, surface = live.bundle, request.where
-        if not _is_personal(request):
+        if not _is_personal(live, request):
             shopper = Shopper()  # that a rule has to know more changes no model's answer
         query, warnings = _question(live, request, shopper, seed)
         mask = eligible(live, request.filters, query.context_item, query.cart_items, shopper.history)
@@ -375,14 +375,14 @@ def _spot(spot: Spot) -> dict[str, Any]:
     return {"page_id": spot.page_id, "widget": spot.widget, "shown_before": spot.shown}
 
 
-def _reads_history(request: RecommendRequest, engine: Engine | None) -> bool:
+def _reads_history(live: LiveBundle, request: RecommendRequest, engine: Engine | None) -> bool:
     """Whether the answer, or a rule for it, depends on what the shopper did."""
-    return _is_personal(request) or (engine is not None and engine.reads_history(request.where))
+    return _is_personal(live, request) or (engine is not None and engine.reads_history(request.where))
 
 
-def _is_personal(request: RecommendRequest) -> bool:
+def _is_personal(live: LiveBundle, request: RecommendRequest) -> bool:
     """Whether the answer depends on the shopper's history, whatever the rules."""
-    return request.where in _PERSONAL or request.filters.only_new
+    return request.where in live.personal or request.filters.only_new
 
 
 def _asked(request: RecommendRequest) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 
 from recsys.bundle import Bundle, BundleError, Flaw, load_bundle, require_name, smoke_test
+from recsys.compose import reads_history
 from recsys.events import Surface
 from recsys.privacy.tombstones import Tombstones
 from recsys.publish import Role, TrafficShare, live_version, may_answer, rollback_target, traffic_share
@@ -38,6 +39,8 @@ class LiveBundle:
     """Another bundle of the same rows, whose answers are interleaved with its own."""
     simple: Mapping[Surface, Model] = field(init=False)
     """Each surface's model without its costly parts: what answers under load, or to a shopper of whom nothing can be read."""
+    personal: frozenset[Surface] = field(init=False)
+    """Surfaces that answer from the shopper's history; the others need nothing from Redis."""
     head: bytes = field(init=False)
     """The constant members of every answer, as JSON."""
     currency: bytes = field(init=False)
@@ -46,6 +49,11 @@ class LiveBundle:
     def __post_init__(self) -> None:
         simple = {surface: simplified(model) for surface, model in self.bundle.surfaces.items()}
         object.__setattr__(self, "simple", simple)
+        answering = [self.bundle, *([] if self.against is None else [self.against])]
+        personal = frozenset(
+            surface for one in answering for surface, model in one.surfaces.items() if reads_history(model)
+        )
+        object.__setattr__(self, "personal", personal)
         currency = self.bundle.manifest["currency"]
         constant = {"model_version": self.bundle.version, "phase": self.bundle.phase, "currency": currency}
         object.__setattr__(self, "head", orjson.dumps(constant)[1:-1])

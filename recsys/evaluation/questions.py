@@ -6,7 +6,8 @@ window, and it comes true for what they buy in half the window's length from the
 is one of a basket, on **cart** a part of a basket is in the cart, and it comes true for what else is in that same basket.
 
 So a chance supposes that the shopper buys anything in the window or, on the last two, more in the visit: who left without
-a purchase tells no source from another. Models are asked as the service asks them: without a history where the service reads none.
+a purchase tells no source from another. Everybody asks with the history that they have at that moment, but for one in ten, who does
+not say who they are; what a model does not read, the service does not either.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from recsys.dataset import Dataset, Events, Histories, target_event
 from recsys.evaluation.metrics import K
 from recsys.evaluation.split import Window
 from recsys.events import Surface
-from recsys.ranking import EMPTY_HISTORY, NO_ITEM, ItemArray, Mask, Model, Query
+from recsys.ranking import EMPTY_HISTORY, NO_ITEM, History, ItemArray, Mask, Model, Query
 
 SHOWN: Final = K
 """Items of an answer that are observed. Of scores that compare within one answer only, deeper ones would mean something else."""
@@ -32,7 +33,6 @@ MAX_QUESTIONS: Final = 2_000
 UNKNOWN: Final = 0.1
 """Share of the shoppers who ask without their history, as those do who have not logged in."""
 AT_START: Final = (Surface.HOME, Surface.BUY_AGAIN, Surface.TRENDING, Surface.NEW_ARRIVALS)
-_READS_HISTORY: Final = (Surface.HOME, Surface.BUY_AGAIN, Surface.NEW_ARRIVALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +56,32 @@ def questions(dataset: Dataset, window: Window, seed: int, code: int | None = No
     code = target_event(dataset) if code is None else code
     events = dataset.events.between(window.start, window.stop)
     right = events.take(events.event_type == code)
+    known = _Known(Histories(dataset, window.stop), rng)
     baskets = [basket for basket in _groups(right, right.session) if len(np.unique(basket.item)) > 1]
     baskets = _drawn(baskets, rng)
     return {
         **_at_start(dataset, window, right, rng),
-        Surface.SIMILAR: _similar(events, right, window, rng),
-        Surface.BOUGHT_TOGETHER: [_beside(Surface.BOUGHT_TOGETHER, basket, 1, rng) for basket in baskets],
+        Surface.SIMILAR: _similar(events, right, window, known, rng),
+        Surface.BOUGHT_TOGETHER: [_beside(Surface.BOUGHT_TOGETHER, basket, 1, known, rng) for basket in baskets],
         Surface.CART: [
-            _beside(Surface.CART, basket, int(rng.integers(1, len(np.unique(basket.item)))), rng) for basket in baskets
+            _beside(Surface.CART, basket, int(rng.integers(1, len(np.unique(basket.item)))), known, rng)
+            for basket in baskets
         ],
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of who asks at a moment: nothing of `UNKNOWN` of them."""
+
+    histories: Histories
+    rng: np.random.Generator
+
+    def history(self, session: Events) -> History:
+        """Of its shopper, before it."""
+        if self.rng.random() < UNKNOWN:
+            return EMPTY_HISTORY
+        return self.histories.then(int(session.shopper[0]), int(session.second[0]))
 
 
 def _at_start(
@@ -85,16 +101,10 @@ def _at_start(
             seed=shopper,
         )
         asked.append(Question(query, np.unique(events.item)))
-    return {surface: [replace(one, query=_on(surface, one.query)) for one in asked] for surface in AT_START}
+    return {surface: [replace(one, query=replace(one.query, surface=surface)) for one in asked] for surface in AT_START}
 
 
-def _on(surface: Surface, query: Query) -> Query:
-    if surface in _READS_HISTORY:
-        return replace(query, surface=surface)
-    return replace(query, surface=surface, history=EMPTY_HISTORY, session_items=EMPTY_HISTORY.items)
-
-
-def _similar(events: Events, right: Events, window: Window, rng: np.random.Generator) -> list[Question]:
+def _similar(events: Events, right: Events, window: Window, known: _Known, rng: np.random.Generator) -> list[Question]:
     """A moment of a session of the first half, and what follows from that session on."""
     half = (window.stop - window.start) // 2
     early = events.before(window.start + half)
@@ -105,19 +115,20 @@ def _similar(events: Events, right: Events, window: Window, rng: np.random.Gener
         bought = by_shopper.get(int(session.shopper[0]))
         item = int(session.item[place])
         truths = np.empty(0, dtype=np.int32) if bought is None else bought.between(start, start + half).item
-        query = Query(Surface.SIMILAR, context_item=item, region=int(session.region[place]))
+        region, history = int(session.region[place]), known.history(session)
+        query = Query(Surface.SIMILAR, history=history, context_item=item, region=region)
         asked.append(Question(query, np.setdiff1d(truths, [item])))
     return asked
 
 
-def _beside(surface: Surface, basket: Events, n_known: int, rng: np.random.Generator) -> Question:
+def _beside(surface: Surface, basket: Events, n_known: int, known: _Known, rng: np.random.Generator) -> Question:
     """The basket with `n_known` of its different items known, in a random order, and the others to be named."""
     items = rng.permutation(np.unique(basket.item)).astype(np.int32)
-    known, truths = items[:n_known], items[n_known:]
-    region = int(basket.region[0])
+    told, truths = items[:n_known], items[n_known:]
+    query = Query(surface, history=known.history(basket), region=int(basket.region[0]))
     if surface is Surface.CART:
-        return Question(Query(surface, cart_items=known, region=region), truths)
-    return Question(Query(surface, context_item=int(known[0]), region=region), truths)
+        return Question(replace(query, cart_items=told), truths)
+    return Question(replace(query, context_item=int(told[0])), truths)
 
 
 def _groups(events: Events, keys: ItemArray) -> list[Events]:

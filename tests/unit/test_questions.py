@@ -42,11 +42,10 @@ def test_home_is_asked_at_the_start_by_those_who_then_buy() -> None:
         asked = ASKED[surface]
         assert [one.truths.tolist() for one in asked] == [[2, 3, 4], [6, 7]]
         assert {one.query.surface for one in asked} == {surface}
-        reads = surface is not Surface.TRENDING
         # What is known lies before the window, and one in ten would not say who they are.
         known = [one.query.history.items.tolist() for one in asked]
         assert all(items in ([], [shopper]) for shopper, items in enumerate(known))
-        assert any(known) == reads
+        assert any(known)
 
 
 def test_an_item_is_stood_before_and_what_is_bought_within_half_a_window_counts() -> None:

@@ -14,10 +14,13 @@ from recsys.dataset import Dataset
 from recsys.models.fit.features import fit_features
 from recsys.models.fit.local_ridge import solve_items
 from recsys.models.fit.matrix import incidence_matrix, interaction_matrix, recency_factor
+from recsys.models.fit.popularity import item_scores
 from recsys.models.item_item import ItemItemModel, Reads
-from recsys.ranking import PURCHASE
+from recsys.ranking import PURCHASE, ScoreArray
 
 THREADS: Final = 2
+WANTED_HALF_LIFE_DAYS: Final = 10.0
+"""Of what makes a neighbour popular."""
 
 
 def nearest_items(matrix: sparse.csr_matrix, k: int) -> sparse.csr_matrix:
@@ -57,6 +60,26 @@ def to_model(
     )
 
 
+def favouring_wanted(model: ItemItemModel, dataset: Dataset, at: int, weight: float) -> ItemItemModel:
+    """The same neighbours, of which those count more that everybody likes lately.
+
+    A weight becomes its share of the item's strongest one, and `weight` times the neighbour's popularity as a share of the most
+    popular neighbour's. 0 changes nothing.
+    """
+    if weight <= 0:
+        return model
+    wanted = item_scores(dataset, at, WANTED_HALF_LIFE_DAYS).astype(np.float32)
+    lengths = np.diff(model.indptr)
+
+    def relative(values: ScoreArray) -> ScoreArray:
+        best = np.zeros(len(lengths), dtype=np.float32)
+        np.maximum.at(best, np.repeat(np.arange(len(lengths)), lengths), values)
+        best = np.repeat(best, lengths)
+        return np.divide(values, best, out=np.zeros_like(values), where=best > 0)
+
+    return replace(model, weights=relative(model.weights) + np.float32(weight) * relative(wanted[model.items]))
+
+
 @dataclass(frozen=True)
 class CosineRecommender:
     """ItemKNN: cosine of decayed interactions, shrunk (Sarwar et al., WWW 2001)."""
@@ -65,6 +88,8 @@ class CosineRecommender:
     shrinkage: float = 10.0
     half_life_days: float = 180.0
     reads: Reads = "history"
+    wanted_weight: float = 0.0
+    """See `favouring_wanted`."""
     name: str = "item_knn"
 
     def fit(self, dataset: Dataset, at: int, rng: np.random.Generator) -> ItemItemModel:  # noqa: ARG002
@@ -72,7 +97,8 @@ class CosineRecommender:
         matrix = interaction_matrix(dataset, at, self.half_life_days)
         matrix.data = np.sqrt(matrix.data)
         weights = nearest_items(cosine_columns(matrix, self.shrinkage), self.k)
-        return to_model(weights, self.k, self.name, self.reads, self.half_life_days)
+        model = to_model(weights, self.k, self.name, self.reads, self.half_life_days)
+        return favouring_wanted(model, dataset, at, self.wanted_weight)
 
 
 @dataclass(frozen=True)
@@ -82,6 +108,8 @@ class BasketRecommender:
     k: int = 100
     shrinkage: float = 20.0
     reads: Reads = "context"
+    wanted_weight: float = 0.0
+    """See `favouring_wanted`."""
     name: str = "bought_together"
 
     def fit(self, dataset: Dataset, at: int, rng: np.random.Generator) -> ItemItemModel:  # noqa: ARG002
@@ -92,7 +120,8 @@ class BasketRecommender:
             bought = events
         baskets = incidence_matrix(bought.session, bought.item, (dataset.n_sessions, dataset.n_items))
         weights = nearest_items(cosine_columns(baskets, self.shrinkage), self.k)
-        return to_model(weights, self.k, self.name, self.reads)
+        model = to_model(weights, self.k, self.name, self.reads)
+        return favouring_wanted(model, dataset, at, self.wanted_weight)
 
 
 @dataclass(frozen=True)
