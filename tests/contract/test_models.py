@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recsys.calibration import Calibrated, Curve
-from recsys.compose import MODELS, Blend, Confident, Fallback, Shrinkage, model_from_state
+from recsys.compose import MODELS, Blend, Confident, Fallback, Reranked, Shrinkage, model_from_state
 from recsys.dataset import Segments
 from recsys.explanation import Asked, explain
 from recsys.models.content import ContentModel
@@ -77,6 +77,10 @@ def shrinkage() -> Model:
     return Shrinkage(fitted(CosineRecommender()), fitted(PopularityRecommender()), 2.0, 20, "shrunk")
 
 
+def reranked() -> Model:
+    return Reranked(fitted(PopularityRecommender()), fitted(FrequencyRecommender()), weight=3.0, depth=30)
+
+
 def fitted_content() -> Model:
     """Half of the items have never been sold; the content model ranks those."""
     keep = DATASET.events.item % 4 < 2
@@ -131,6 +135,7 @@ BUILDERS: dict[str, Callable[[], Model]] = {
     "kin": lambda: fitted(KinRecommender()),
     "regional": lambda: regional(),
     "segments": lambda: segments(),
+    "reranked": reranked,
     "shrinkage": lambda: shrinkage(),
     "blend": blend,
     "similar_content": lambda: similar_content(),
@@ -329,6 +334,15 @@ def test_shrinkage_moves_from_the_prior_to_the_model() -> None:
     tops = {name: set(model.recommend(asked, 5, ALLOWED).items.tolist()) for name, model in known.items()}
     both = set(shrunk.recommend(asked, 10, ALLOWED).items.tolist())
     assert both & tops["taste"] and both & tops["prior"]
+
+
+def test_what_ranks_anew_moves_candidates_and_adds_none() -> None:
+    model, candidates = build("reranked"), build("popularity").recommend(Query(), 30, ALLOWED).items.tolist()
+    assert model.recommend(Query(), 5, ALLOWED).items.tolist() == candidates[:5]
+    own, foreign = candidates[-1], next(item for item in range(N_ITEMS) if item not in candidates)
+    ranking = model.recommend(query(own, foreign), 30, ALLOWED)
+    assert ranking.items[0] == own and ranking.sources[0] == "buy_again"
+    assert sorted(ranking.items.tolist()) == sorted(candidates)
 
 
 def test_buy_again_returns_only_what_was_bought() -> None:

@@ -39,6 +39,19 @@ def test_home_says_how_likely_a_purchase_is_and_which_places_the_ranker_took(cli
     assert chances[0] == max(chances)  # the best stays first; those behind it may change places for diversity
 
 
+@pytest.mark.parametrize("surface", ["similar", "bought_together", "cart"])
+def test_beside_an_item_stands_first_what_of_it_the_shopper_buys(client: httpx.Client, surface: str) -> None:
+    beside = {"surface": surface, "item_id": "item-05", "cart": "item-08", "k": 6}
+    stranger = [item["item_id"] for item in ask(client, **beside)["items"]]
+    wanted = stranger[-1]
+    who = f"newcomer-{surface}"
+    event = {"event_id": f"own-{surface}", "type": "purchase", "session_id": "s", "user_id": who, "item_id": wanted}
+    assert client.post("/events", json=event).json()["accepted"] == 1
+    answer = ask(client, user_id=who, **beside)
+    assert answer["items"][0]["item_id"] == wanted and answer["items"][0]["source"] == "buy_again"
+    assert {item["item_id"] for item in answer["items"]} == set(stranger)
+
+
 def test_a_stranger_gets_the_simple_answer(client: httpx.Client) -> None:
     items = ask(client, region="north", k=5)["items"]
     assert len(items) == 5

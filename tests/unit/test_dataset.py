@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from recsys.dataset import _POLARS_TYPE, IDLE_DAYS, SECONDS_PER_DAY, PaidPrices, close_gaps, load_dataset, parse_day
+from recsys.dataset import (
+    _POLARS_TYPE,
+    IDLE_DAYS,
+    SECONDS_PER_DAY,
+    Histories,
+    PaidPrices,
+    close_gaps,
+    load_dataset,
+    parse_day,
+)
 from recsys.evaluation.split import Window, split
 from recsys.models.fit.item_facts import fit_facts
 from recsys.tables import INTERACTIONS, ITEMS, USERS
@@ -80,3 +89,15 @@ def test_prices_at_the_end_of_the_data_are_those_of_the_tables(tmp_path: Path) -
     shop = load_dataset(tmp_path)
     assert shop.prices_at(shop.until).tolist() == shop.catalogue.price_cents.tolist() == [7, 3]
     assert shop.paid.cents.tolist() == [5, 7]  # where it changed, and of two at one time the first
+
+
+def test_a_history_can_be_looked_at_as_it_was() -> None:
+    rows = [
+        (START + day * SECONDS_PER_DAY, shopper, item, "purchase")
+        for day, shopper, item in [(0, 0, 1), (1, 1, 2), (2, 0, 3)]
+    ]
+    histories = Histories(make_dataset(rows, n_items=4, n_users=2), START + 3 * SECONDS_PER_DAY)
+    assert histories[0].items.tolist() == [1, 3] and histories[0].age_days.tolist() == [3.0, 1.0]
+    then = histories.then(0, START + 2 * SECONDS_PER_DAY)  # strictly before
+    assert then.items.tolist() == [1] and then.age_days.tolist() == [2.0]
+    assert len(histories.then(1, START)) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recsys.compose import Blend, Fallback
+from recsys.compose import Blend, Fallback, Reranked
 from recsys.explanation import ITEM, OTHERS, OWN, PLACE, WANTED, Asked, Contribution, Explanation, explain
 from recsys.models.als import ALSModel
 from recsys.models.diverse import Diverse
@@ -47,6 +47,14 @@ def test_a_blend_explains_by_its_parts_on_its_own_scale() -> None:
     assert answer.score == pytest.approx(2.5)
     values = {(one.about, one.item): one.value for one in answer.contributions}
     assert values == pytest.approx({(ITEM, 0): 4 / 3, (ITEM, 1): 2 / 3, (WANTED, NO_ITEM): 0.5})
+
+
+def test_what_is_ranked_anew_is_explained_by_both() -> None:
+    # Of item 2: 4 / 8 of popularity, and all of the neighbours' .25 times 3, as item 3 is none of item 1's.
+    answer = told(Reranked(order(), neighbours(), 3.0, 10), query(1), 2)
+    assert answer.score == pytest.approx(3.5)
+    values = {(one.about, one.item): one.value for one in answer.contributions}
+    assert values == pytest.approx({(ITEM, 1): 3.0, (WANTED, NO_ITEM): 0.5})
 
 
 def test_what_fills_a_list_up_is_explained_on_the_scale_of_the_list() -> None:

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.compose import Blend, Confident, Fallback, rebuilt
+from recsys.compose import Blend, Confident, Fallback, Reranked, reads_history, rebuilt
 from recsys.dataset import SECONDS_PER_DAY
 from recsys.events import WEIGHT_OF_CODE, EventType
 from recsys.models.fit.content import ContentRecommender
 from recsys.models.fit.features import fit_features
 from recsys.models.fit.frequency import FrequencyRecommender
-from recsys.models.fit.item_item import CosineRecommender, LocalRidgeRecommender
+from recsys.models.fit.item_item import BasketRecommender, CosineRecommender, LocalRidgeRecommender
 from recsys.models.fit.kin import KinRecommender
 from recsys.models.fit.popularity import NewArrivalsRecommender, PopularityRecommender, TrendingRecommender
 from recsys.models.fit.regional import RegionalRecommender
@@ -151,6 +151,30 @@ def test_local_ridge_is_ridge_regression_on_the_neighbours(content_weight: float
             part = slice(int(model.indptr[j]), int(model.indptr[j + 1]))
             stored = dict(zip(model.items[part].tolist(), model.weights[part].tolist(), strict=True))
             assert stored[item] == pytest.approx(weight, rel=1e-4)
+
+
+def test_popular_neighbours_come_before_what_is_a_little_closer() -> None:
+    """Item 0 was bought by ten with item 1 alone, and by ten with 2, which twenty others bought too."""
+    baskets = [(0, 1)] * 10 + [(0, 2)] * 10 + [(2, 3)] * 20
+    rows = [(START + 100 + basket, basket, item, "purchase") for basket, items in enumerate(baskets) for item in items]
+    shop = make_dataset(rows, n_items=4, n_users=len(baskets), sessions=[row[1] for row in rows])
+    page = Query(context_item=0)
+
+    def beside(weight: float) -> list[int]:
+        model = BasketRecommender(wanted_weight=weight).fit(shop, shop.until, np.random.default_rng(0))
+        return model.recommend(page, 2, everything(4)).items.tolist()
+
+    assert beside(0.0) == [1, 2]
+    assert beside(3.0) == [2, 1]
+
+
+def test_histories_are_read_where_a_part_reads_them() -> None:
+    shop = checkerboard()
+    together = BasketRecommender().fit(shop, shop.until, np.random.default_rng(0))
+    own = FrequencyRecommender().fit(shop, shop.until, np.random.default_rng(0))
+    assert not reads_history(Fallback((together, order("popularity", 0)), "beside"))
+    assert reads_history(Fallback((Reranked(together, own, 1.0, 10), order("popularity", 0)), "beside"))
+    assert reads_history(replace(together, reads="history"))
 
 
 def test_a_blend_adds_normalised_scores_and_names_the_strongest_part() -> None:
