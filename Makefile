@@ -192,6 +192,9 @@ bench-experiments: $(VENV)/installed ## The statistics of experiments against kn
 bench-offpolicy: $(VENV)/installed $(VENV_BENCH)/installed-obp ## Off-policy estimates beside the truth and obp (needs ../shared/data)
 	$(BIN)/python -m benchmarks.offpolicy
 
+bench-beside: $(VENV)/installed ## What of that which stands beside an item and a cart comes true (validation month only)
+	$(BIN)/python -m benchmarks.beside
+
 bench-reasons: $(VENV)/installed ## Does an item's score fall without the event that its reason cites? (needs trained bundles)
 	$(BIN)/python -m benchmarks.reasons
 

@@ -30,7 +30,7 @@ class Tolerances:
     """How much worse than the champion a candidate may be, as a share of the champion's figure."""
 
     slices: float = 0.05
-    """Of the order of the intervals of the main slices on the default data, README.md."""
+    """Of the order of the intervals of the main slices on the default data, docs/measured.md."""
     off_policy: float = 0.05
 
 
