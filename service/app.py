@@ -20,6 +20,7 @@ from service.arms import Arms
 from service.bundles import BundleHolder
 from service.catalogue_api import CatalogueEditor
 from service.catalogue_log import CatalogueLog
+from service.direct import Direct
 from service.event_log import EventLog
 from service.events import Intake
 from service.guard import Guard
@@ -94,12 +95,14 @@ def create_app(
         lifespan=lambda _: upkeep.running(),
     )
     app.add_exception_handler(RequestValidationError, misasked)
-    app.include_router(Routes(holder, answering, intake, editor, log, presence, metrics, settings).router)
+    routes = Routes(holder, answering, intake, editor, log, presence, metrics, settings)
+    app.include_router(routes.router)
     if settings.privacy_api:
         app.include_router(PrivacyRoutes(privacy, holder).router)
     app.mount("/", StaticFiles(directory=WEB, html=True), name="storefront")
     access = Access(storefront_pages(WEB))
     app.openapi = documented(app, access)  # type: ignore[method-assign]
+    app.add_middleware(Direct, routes.recommended)
     app.add_middleware(
         Admission,
         load=load,
