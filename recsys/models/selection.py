@@ -115,4 +115,5 @@ def strongest_origin(
     place = place.take(hits)
     order = np.lexsort((-scores.take(hits), place))
     first = place.take(order).searchsorted(np.arange(len(wanted)))
-    return origin[hits[order[first]]]
+    strongest: ItemArray = origin[hits[order[first]]]
+    return strongest
