@@ -130,6 +130,13 @@ class BundleHistories:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def traits_of(self, user_id: str) -> tuple[int, ItemArray]:
+        """Both of the following, for the price of one."""
+        row = self.index.row(user_id)
+        if row < 0:
+            return NO_ITEM, self.segments[:0]
+        return int(self.regions[row]), self._segments_at(row)
+
     def region_of(self, user_id: str) -> int:
         """The code of where a user usually is, -1 where that is unknown."""
         row = self.index.row(user_id)
@@ -138,8 +145,9 @@ class BundleHistories:
     def segments_of(self, user_id: str) -> ItemArray:
         """Codes of what a user told of themselves."""
         row = self.index.row(user_id)
-        if row < 0:
-            return self.segments[:0]
+        return self._segments_at(row) if row >= 0 else self.segments[:0]
+
+    def _segments_at(self, row: int) -> ItemArray:
         return self.segments[int(self.segment_offsets[row]) : int(self.segment_offsets[row + 1])]
 
     def of(self, user_id: str) -> History:

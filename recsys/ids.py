@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,13 @@ class BytesColumn:
     blob: NDArray[np.uint8]
     offsets: NDArray[np.int64]
     """`(n + 1,)` int64: value i is `blob[offsets[i]:offsets[i + 1]]`."""
+    _bytes: memoryview = field(init=False, repr=False, compare=False)
+    _ends: memoryview = field(init=False, repr=False, compare=False)
+    """The two arrays once more: a single value is read from them at a fraction of what numpy takes for one."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_bytes", self.blob.data)
+        object.__setattr__(self, "_ends", self.offsets.data)
 
     @classmethod
     def build(cls, values: Iterable[bytes]) -> BytesColumn:
@@ -80,5 +87,10 @@ class BytesColumn:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def take(self, rows: Iterable[int]) -> list[bytes]:
+        """The values of several rows."""
+        data, ends = self._bytes, self._ends
+        return [data[ends[row] : ends[row + 1]].tobytes() for row in rows]
+
     def __getitem__(self, row: int) -> bytes:
-        return self.blob[self.offsets[row] : self.offsets[row + 1]].tobytes()
+        return self._bytes[self._ends[row] : self._ends[row + 1]].tobytes()

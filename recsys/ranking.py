@@ -190,8 +190,8 @@ def top_k(items: ItemArray, scores: ScoreArray, k: int) -> NDArray[np.intp]:
         return np.empty(0, dtype=np.intp)
     if len(items) > 4 * k:
         kth = np.partition(scores, len(scores) - k)[len(scores) - k]
-        keep = np.flatnonzero(scores >= kth)
+        keep = (scores >= kth).nonzero()[0]
     else:
         keep = np.arange(len(items))
-    order = np.lexsort((items[keep], -scores[keep]))[:k]
-    return np.asarray(keep[order], dtype=np.intp)
+    order = np.lexsort((items.take(keep), -scores.take(keep)))[:k]
+    return np.asarray(keep.take(order), dtype=np.intp)

@@ -105,7 +105,7 @@ class Answering:
             answer, body = self._compose(lines[name], request, shoppers[version], started, allowance, spot)
             if (shadow := lines[name].shadow) is not None:
                 shadow.offer(lines[name], request, recorded, started, answer, self.trend, shown)
-            shown += tuple(live.catalogue.item_id(row) for row in answer.ranking.items.tolist())
+            shown += tuple(live.catalogue.item_ids(answer.ranking.items.tolist()))
             parts.append(b"%b:%b" % (orjson.dumps(name), body))
         return b'{"page_id":"%b","widgets":{%b}}' % (page_id.encode(), b",".join(parts))
 
@@ -260,7 +260,8 @@ class Answering:
             shopper = Shopper()  # that a rule has to know more changes no model's answer
         query, warnings = _question(live, request, shopper, seed)
         mask = eligible(live, request.filters, query.context_item, query.cart_items, shopper.history)
-        mask[shown] = False
+        if len(shown):
+            mask[shown] = False
         step = step or Step(Rung.FULL, bundle.surfaces[surface])
         model, full = step.model, step.rung is Rung.FULL
 
@@ -299,8 +300,10 @@ class Answering:
         ranking, catalogue = answer.ranking, live.catalogue
         teams = answer.teams or ("",) * len(ranking)
         shown = [
-            (catalogue.item_id(row), source, answer.propensity, team or None)
-            for row, source, team in zip(ranking.items.tolist(), ranking.sources, teams, strict=True)
+            (item_id, source, answer.propensity, team or None)
+            for item_id, source, team in zip(
+                catalogue.item_ids(ranking.items.tolist()), ranking.sources, teams, strict=True
+            )
         ]
         moved = {item_id: by for (item_id, *_), by in zip(shown, answer.moved_by, strict=False) if by}
         self._log.expose(
@@ -335,13 +338,12 @@ def _question(live: LiveBundle, request: RecommendRequest, shopper: Shopper, see
         context = catalogue.row(request.item_id)
         if context == NO_ITEM:
             warnings.append(f"item {request.item_id!r} is not in the catalogue")
-    cart = np.array([catalogue.row(item_id) for item_id in request.cart], dtype=np.int32)
-    region = NO_ITEM if request.user_id is None else histories.region_of(request.user_id)
+    cart = rows_of(live, request.cart)
+    region, segments = (NO_ITEM, _NO_ITEMS) if request.user_id is None else histories.traits_of(request.user_id)
     if request.region is not None:
         region = histories.region_index.row(request.region)
         if region == NO_ITEM:
             warnings.append(f"region {request.region!r} is not known yet")
-    segments = _NO_ITEMS if request.user_id is None else histories.segments_of(request.user_id)
     if request.segments:
         codes = [histories.segment_index.row(name) for name in request.segments]
         unknown = [name for name, code in zip(request.segments, codes, strict=True) if code == NO_ITEM]
@@ -351,7 +353,7 @@ def _question(live: LiveBundle, request: RecommendRequest, shopper: Shopper, see
         surface=request.where,
         history=shopper.history,
         session_items=shopper.session_items,
-        cart_items=cart[cart != NO_ITEM],
+        cart_items=cart,
         context_item=context,
         category=NO_ITEM if context == NO_ITEM else catalogue.bundle_category(context),
         region=region,
@@ -363,6 +365,8 @@ def _question(live: LiveBundle, request: RecommendRequest, shopper: Shopper, see
 
 def rows_of(live: LiveBundle, item_ids: Sequence[str]) -> ItemArray:
     """Those of the items that the catalogue has."""
+    if not item_ids:
+        return _NO_ITEMS
     rows = np.array([live.catalogue.row(item_id) for item_id in item_ids], dtype=np.int32)
     known: ItemArray = rows[rows != NO_ITEM]
     return known
@@ -417,7 +421,8 @@ def eligible(live: LiveBundle, filters: Filters, context: int, cart: ItemArray, 
     mask = catalogue.available.copy()
     if context != NO_ITEM:
         mask[context] = False
-    mask[cart] = False
+    if len(cart):
+        mask[cart] = False
     if filters is NO_FILTERS:
         return mask
     if filters.category is not None:
@@ -478,10 +483,10 @@ def _write(
     texts: Sequence[bytes] = reasons(ranking, history, catalogue)
     items = b",".join(
         b'{"rank":%d,"score":%.4g,"confidence":%b,"enhanced":%b,"source":"%b","reason":%b,%b%b}'
-        % (rank, score, *sure, source.encode(), text, catalogue.fragment(row), moved)
-        for rank, (row, score, sure, source, text, moved) in enumerate(
+        % (rank, score, *sure, source.encode(), text, fragment, moved)
+        for rank, (fragment, score, sure, source, text, moved) in enumerate(
             zip(
-                ranking.items.tolist(),
+                catalogue.fragments(ranking.items.tolist()),
                 ranking.scores.tolist(),
                 _confidence(ranking),
                 ranking.sources,

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from service.access import Access, storefront_pages
 from service.admission import Admission
@@ -20,6 +21,7 @@ from service.arms import Arms
 from service.bundles import BundleHolder
 from service.catalogue_api import CatalogueEditor
 from service.catalogue_log import CatalogueLog
+from service.direct import Direct
 from service.event_log import EventLog
 from service.events import Intake
 from service.guard import Guard
@@ -94,35 +96,35 @@ def create_app(
         lifespan=lambda _: upkeep.running(),
     )
     app.add_exception_handler(RequestValidationError, misasked)
-    app.include_router(Routes(holder, answering, intake, editor, log, presence, metrics, settings).router)
+    routes = Routes(holder, answering, intake, editor, log, presence, metrics, settings)
+    app.include_router(routes.router)
     if settings.privacy_api:
         app.include_router(PrivacyRoutes(privacy, holder).router)
     app.mount("/", StaticFiles(directory=WEB, html=True), name="storefront")
     access = Access(storefront_pages(WEB))
     app.openapi = documented(app, access)  # type: ignore[method-assign]
-    app.add_middleware(
-        Admission,
+    # Around all that FastAPI has, its own layers too, so that the short way to an answer passes none of these.
+    admitted = Admission(
+        Direct(app.build_middleware_stack(), routes.recommended),
         load=load,
         metrics=metrics,
         clock=time.monotonic,
         deadline_ms=settings.deadline_ms,
         presence=presence,
     )
-    _protect(app, access, keys, rates, metrics, settings)
+    guarded = Guard(admitted, access, keys, rates, metrics)
+    app.middleware_stack = SecurityHeaders(_open_to_sites(guarded, settings), access.pages)
     return app
 
 
-def _protect(
-    app: FastAPI, access: Access, keys: KeysHolder, rates: RateLimits, metrics: Metrics, settings: Settings
-) -> None:
-    """Put what every request passes around the routes, the innermost first."""
-    app.add_middleware(Guard, access, keys, rates, metrics)
-    if settings.cors_origins is not None:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
-            allow_methods=["GET", "POST"],  # what a widget may
-            allow_headers=["authorization", "content-type"],
-            expose_headers=["retry-after"],
-        )
-    app.add_middleware(SecurityHeaders, access.pages)
+def _open_to_sites(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """The same, which answers the pages of the shop's sites that are elsewhere, where there are any."""
+    if settings.cors_origins is None:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+        allow_methods=["GET", "POST"],  # what a widget may
+        allow_headers=["authorization", "content-type"],
+        expose_headers=["retry-after"],
+    )

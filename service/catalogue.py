@@ -87,10 +87,21 @@ class LiveCatalogue:
         n = self._base.n_listed
         return self._base.item_id(row) if row < n else self._joined_ids[row - n]
 
+    def item_ids(self, rows: Sequence[int]) -> list[str]:
+        """The same of several rows."""
+        if self._joined_ids:
+            return [self.item_id(row) for row in rows]
+        return [name.decode("utf-8", "surrogatepass") for name in self._base.item_ids.take(rows)]
+
     def fragment(self, row: int) -> bytes:
         """The item's JSON members without braces, ready to be spliced into an answer."""
         found = self._fragments.get(row)
         return self._base.fragment(row) if found is None else found
+
+    def fragments(self, rows: Sequence[int]) -> list[bytes]:
+        """The same of several rows."""
+        changed, found = self._fragments, self._base.fragments.take(rows)
+        return [changed.get(row, own) for row, own in zip(rows, found, strict=True)] if changed else found
 
     def title_json(self, row: int) -> bytes:
         """The title as a JSON string, quotes included."""

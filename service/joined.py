@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -99,9 +100,10 @@ def trending(
     live: LiveBundle, model: Model, query: Query, k: int, mask: Mask, *, trend: Sequence[str], shown: int
 ) -> Ranking:
     """Up to half of the first `shown` places for what shoppers want right now, ids in `trend`, then what the model says."""
-    wanted = np.array([live.catalogue.row(item_id) for item_id in trend], dtype=np.int32)
-    wanted = wanted[wanted != NO_ITEM]
-    wanted = wanted[mask[wanted]][: min(k, shown // 2)]
+    rows = (row for row in map(live.catalogue.row, trend) if row != NO_ITEM and mask[row])
+    wanted = np.fromiter(
+        islice(rows, min(k, shown // 2)), dtype=np.int32
+    )  # the first that may be shown, and no look at the others
     return leading(listed(wanted, NOW), model, query, k, mask)
 
 

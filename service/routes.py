@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.types import Scope
 
 from recsys.ids import NOT_FOUND
 from recsys.ranking import NO_ITEM
@@ -35,6 +36,7 @@ from service.schemas import (
     Problem,
     RecommendRequest,
     in_words,
+    pairs_of,
     problems,
     read_page,
     request_from_query,
@@ -111,11 +113,15 @@ class Routes:
 
     async def recommend_get(self, request: Request) -> Response:
         """Recommend items."""
+        return await self.recommended(request.scope)
+
+    async def recommended(self, scope: Scope) -> Response:
+        """The answer to a `GET`, whichever way it came: see `service.direct`."""
         try:
-            question = request_from_query(request.query_params.multi_items())
+            question = request_from_query(pairs_of(scope["query_string"]))
         except ValidationError as error:
             return _invalid(error)
-        return await self._recommend(request, question)
+        return await self._recommend(scope, question)
 
     async def recommend_post(self, request: Request) -> Response:
         """Recommend items; the same as GET, with the names in a JSON body and filters under `filters`."""
@@ -128,12 +134,12 @@ class Routes:
             return problem(400, f"the body is not JSON: {error}")
         except ValidationError as error:
             return _invalid(error)
-        return await self._recommend(request, question)
+        return await self._recommend(request.scope, question)
 
-    async def _recommend(self, request: Request, question: RecommendRequest) -> Response:
+    async def _recommend(self, scope: Scope, question: RecommendRequest) -> Response:
         if question.k > self._settings.max_k:
             return problem(422, f"k: at most {self._settings.max_k} items can be asked for")
-        if question.explain and (key := request.scope.get(KEY)) and not key.role.may(Role.SERVER):
+        if question.explain and (key := scope.get(KEY)) and not key.role.may(Role.SERVER):
             return problem(403, f"explain: a key of the role {key.role} may not, this needs the role {Role.SERVER}")
         answer = explained(self._answering, question) if question.explain else self._answering.answer(question)
         return Response(await answer, media_type=JSON)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import parse_qsl
 
 from pydantic import (
     AfterValidator,
@@ -192,6 +193,15 @@ def _by_name(found: list[Problem], content: object) -> list[Problem]:
 
 FILTER_NAMES: Final = frozenset(Filters.model_fields)
 _LISTS: Final = frozenset({"cart", "exclude_item_ids", "segments"})
+
+
+def pairs_of(query: bytes) -> list[tuple[str, str]]:
+    """The names and values of a query string as Starlette reads them, in their order."""
+    text = query.decode("latin-1")
+    if "%" in text or "+" in text:
+        return parse_qsl(text, keep_blank_values=True)
+    parted = (pair.partition("=") for pair in text.split("&") if pair)
+    return [(name, value) for name, _, value in parted]
 
 
 def request_from_query(pairs: list[tuple[str, str]]) -> RecommendRequest:

@@ -43,14 +43,14 @@ class ItemItemModel:
         if len(seeds) == 0:
             return EMPTY_RANKING
         positions, lengths = gather_rows(self.indptr, seeds)
-        entries = self.items[positions]
-        keep = np.flatnonzero(eligible[entries])
-        entries = entries[keep]
-        scores = self.weights[positions[keep]] * np.repeat(strengths, lengths)[keep]
+        entries = self.items.take(positions)
+        keep = eligible.take(entries).nonzero()[0]
+        entries = entries.take(keep)
+        scores = self.weights.take(positions.take(keep)) * strengths.repeat(lengths).take(keep)
         items, totals = sum_by_item(entries, scores, len(self.indptr) - 1)
-        positive = totals > 0
-        ranking = rank(self.name, items[positive], totals[positive], k)
-        origin = np.repeat(seeds, lengths)[keep]
+        positive = (totals > 0).nonzero()[0]
+        ranking = rank(self.name, items.take(positive), totals.take(positive), k)
+        origin = seeds.repeat(lengths).take(keep)
         because = ranking.because
         because[:MAX_REASONS] = strongest_origin(
             ranking.items[:MAX_REASONS], entries, scores, origin, len(self.indptr) - 1

@@ -34,13 +34,15 @@ _SCRATCH: Final = _Scratch()
 def sum_by_item(items: ItemArray, scores: ScoreArray, n_items: int) -> tuple[ItemArray, ScoreArray]:
     """Add up the scores of repeated items: `(m,)` entries in, `(u,)` different items and their sums out."""
     sums, slot = _SCRATCH.of(n_items)
-    np.add.at(sums, items, scores)
+    places = items.astype(np.intp)  # once: numpy would do so at each use
+    np.add.at(sums, places, scores)
     positions = np.arange(len(items), dtype=np.int32)
-    slot[items] = positions
-    unique = items[slot[items] == positions]
-    totals = sums[unique]
+    slot[places] = positions
+    last = (slot.take(places) == positions).nonzero()[0]
+    unique = places.take(last)
+    totals = sums.take(unique)
     sums[unique] = 0.0
-    return unique, totals
+    return items.take(last), totals
 
 
 def strongest_items(
@@ -60,9 +62,9 @@ def gather_rows(indptr: NDArray[np.int64], rows: NDArray[np.int32]) -> tuple[NDA
     """Positions of all entries of some CSR rows, and how many each row has, without a Python loop."""
     starts = indptr[rows]
     lengths = indptr[rows + 1] - starts
-    ends = np.cumsum(lengths)
+    ends = lengths.cumsum()
     total = int(ends[-1]) if len(ends) else 0
-    positions = np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    positions = np.arange(total, dtype=np.int64) + (starts - (ends - lengths)).repeat(lengths)
     return positions, lengths
 
 
@@ -108,9 +110,10 @@ def strongest_origin(
     _, slot = _SCRATCH.of(n_items)
     slot[wanted] = np.arange(len(wanted), dtype=np.int32)
     # Other items' slots hold what earlier calls left: the comparison tells them apart.
-    place = np.minimum(slot[entries], len(wanted) - 1)
-    hits = np.flatnonzero(wanted[place] == entries)
-    place = place[hits]
-    order = np.lexsort((-scores[hits], place))
-    first = np.searchsorted(place[order], np.arange(len(wanted)))
-    return origin[hits[order[first]]]
+    place = np.minimum(slot.take(entries), len(wanted) - 1)
+    hits = (wanted.take(place) == entries).nonzero()[0]
+    place = place.take(hits)
+    order = np.lexsort((-scores.take(hits), place))
+    first = place.take(order).searchsorted(np.arange(len(wanted)))
+    strongest: ItemArray = origin[hits[order[first]]]
+    return strongest

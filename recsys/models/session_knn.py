@@ -52,9 +52,9 @@ class SessionKNNModel:
         if len(near.seeds) == 0:
             return EMPTY_RANKING
         entries, place = self._entries(near)
-        keep = eligible[entries]
-        entries, place = entries[keep], place[keep]
-        scores = near.shared.sum(axis=1)[place] * self.idf[entries]
+        keep = eligible.take(entries).nonzero()[0]
+        entries, place = entries.take(keep), place.take(keep)
+        scores = near.shared.sum(axis=1).take(place) * self.idf.take(entries)
         items, totals = sum_by_item(entries, scores, len(self.idf))
         ranking = rank(self.name, items, totals, k)
         because = near.seeds[np.argmax(self._pulls(near, entries, place, ranking.items), axis=1)]
@@ -98,7 +98,7 @@ class SessionKNNModel:
     def _entries(self, near: Neighbours) -> tuple[ItemArray, NDArray[np.int64]]:
         """All items of the neighbours, `(e,)` int32, and the place of each one's session among them."""
         positions, lengths = gather_rows(self.session_indptr, near.sessions)
-        return self.session_items[positions], np.repeat(np.arange(len(near.sessions)), lengths)
+        return self.session_items.take(positions), np.arange(len(near.sessions)).repeat(lengths)
 
     def state(self) -> ModelState:
         """See `Model`."""
