@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from recsys.errors import UserError
 from recsys.privacy.deletions import Deletions
@@ -29,7 +29,7 @@ from service.settings import Settings
 from service.trial import trial_on_log
 
 
-def app_from_settings() -> FastAPI:
+def app_from_settings() -> ASGIApp:
     """The application for the settings in the environment.
 
     Raises:
@@ -42,7 +42,7 @@ def app_from_settings() -> FastAPI:
     return wire(settings, Metrics(settings.shop), time.time)
 
 
-def wire(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> FastAPI:
+def wire(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> ASGIApp:
     """The application on what the settings name; `settings.redis_url` must be given.
 
     Raises:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 import polars as pl
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from rich.console import Console
+from starlette.types import ASGIApp
 
 from recsys.dataset import load_dataset, parse_day
 from recsys.errors import UserError
@@ -103,7 +103,7 @@ def _toml(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def service(folder: Path, redis_url: str, clock: SimulatedClock) -> FastAPI:
+def service(folder: Path, redis_url: str, clock: SimulatedClock) -> ASGIApp:
     """The service below `folder` under a simulated clock, with the experiments of its `experiments.toml`."""
     plan = folder / "experiments.toml"
     # Between two requests the loop stands still: that is no queue that should make answers cheaper.
