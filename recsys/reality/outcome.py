@@ -16,7 +16,6 @@ from typing import Final
 import polars as pl
 from rich.console import Console
 
-from recsys.errors import UserError
 from recsys.experiments.analysis import Readout, read_out
 from recsys.experiments.plan import Experiment
 from recsys.reality.months import Estimated, Evidence, Month, Order, simulate_months
@@ -28,12 +27,12 @@ from recsys.reality.study import (
     campaign_category,
     fit_bundles,
     phase_arms,
+    read_world,
     write_plan,
 )
 from recsys.simulation.constants import Constants
 from recsys.simulation.traffic import plan_visits
 from recsys.simulation.truth import SLICES, Expectation, expected_of
-from recsys.simulation.world import World
 
 STEPS: Final = (("phase1", "popularity"), ("phase2", "phase1"), ("phase3", "phase2"))
 
@@ -127,14 +126,11 @@ def run(
     """All of it from the tables below `data`: bundles below `folder`, months below `scratch`. About so many visits, and those of the campaign.
 
     Raises:
-        UserError: there are no tables.
+        UserError: there are no tables, or not of that month.
     """
-    for name in ("raw", "tables"):
-        if not (data / name).exists():
-            raise UserError(f"{data / name} is missing: run `recsys ingest` and `recsys tables` first")
+    world = read_world(data)
     fit_bundles(folder, data / "tables", console)
     days = date.fromisoformat(CUT), date.fromisoformat(UNTIL)
-    world = World.read(data / "tables", cut=CUT, until=UNTIL)
     category = campaign_category(world, data / "tables")
     of_a_month = len(plan_visits(world, constants.traffic, constants.mess, seed))
     # Two at a time, so that neither core is idle at the end.

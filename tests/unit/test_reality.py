@@ -6,9 +6,12 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from packaging.requirements import Requirement
 
+from recsys.dataset import SECONDS_PER_DAY, parse_day
+from recsys.errors import UserError
 from recsys.experiments.roi import Figure
 from recsys.reality.accuracy import Degradation
 from recsys.reality.arms import POPULARITY, RANDOM, Sums, Trial, configurations, equally
@@ -17,8 +20,26 @@ from recsys.reality.money import Rates, Serving, Shop, infrastructure, roi_input
 from recsys.reality.rollback import all_switched
 from recsys.reality.runbook import RUNBOOK, read_runbook
 from recsys.reality.serving import DrillError
-from recsys.reality.study import write_plan
+from recsys.reality.study import read_world, write_plan
 from recsys.reality.traffic import Seen
+from tests.unit.test_simulation import frame, items_frame
+
+
+def test_a_shop_without_the_month_of_the_study_is_told_so_before_anything_is_fitted(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="raw is missing"):
+        read_world(tmp_path)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "tables").mkdir()
+    with pytest.raises(UserError, match=r"interactions\.parquet is missing"):
+        read_world(tmp_path)
+    items_frame().write_parquet(tmp_path / "tables" / "items.parquet")
+    for day, lacking in (("2024-03-01", "from 2017-12-01"), ("2017-12-05", "before 2017-12-01")):
+        bought = frame([(parse_day(day) // SECONDS_PER_DAY, "ann", "s0", 1)]).with_columns(
+            pl.from_epoch("second").cast(pl.Datetime("us")).alias("occurred_at"), event_type=pl.lit("purchase")
+        )
+        bought.drop("second").write_parquet(tmp_path / "tables" / "interactions.parquet")
+        with pytest.raises(UserError, match=f"no purchases.*{lacking}"):
+            read_world(tmp_path)
 
 
 def test_lines_are_counted_by_package_without_blank_ones(tmp_path: Path) -> None:
