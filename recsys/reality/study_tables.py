@@ -91,7 +91,7 @@ def lifts_table(outcome: Outcome) -> Table:
     note = (
         "Lifts over random items, one look at the end. Expected: the same estimate from what the simulator, which knows every chance, expected of the "
         "answers that were really given, without the noise of single clicks. Conversion: orders that follow from a seen item, per exposure; revenue of a "
-        "visit: attributed, and all of it. random_again is random a second time (A/A); of random_plus5 items, random too, shoppers click 5% more on purpose."
+        "visit: attributed, and all of it. Shoppers tire of what any arm has shown them, so a lift holds for an arm with its share of the visits, and is less where all visits get it. random_again is random a second time (A/A); of random_plus5 items, random too, shoppers click 5% more on purpose."
     )
     return Table("Arms against random items", [*columns, *names], rows, note)
 
