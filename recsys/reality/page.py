@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from scipy.stats import binomtest
 
 from recsys.experiments.roi import CASE_STUDY, Figure
 from recsys.reality import plots
@@ -89,7 +90,7 @@ def claims_table(check: Check) -> Table:
         [
             "99.9% uptime",
             f"{check.rollback.failed} of {n_answers:,} answers failed",
-            "–",
+            failing(check.rollback.failed, n_answers),
             "while bundles changed under traffic; no outage of a machine",
         ],
     ]
@@ -310,6 +311,14 @@ def _interval(figure: Figure, form: str = "{:+,.0%}") -> str:
 
 def _percents(figure: Figure, words: str = "{}") -> tuple[str, str]:
     return words.format(f"{figure.value:+,.0%}"), f"{figure.low:+,.0%} to {figure.high:+,.0%}"
+
+
+def failing(failed: int, answers: int) -> str:
+    """The 95% interval of the share of answers that fail (Clopper and Pearson, 1934): none of a few hundred is no proof of 99.9%."""
+    if not answers:
+        return "–"
+    found = binomtest(failed, answers).proportion_ci(0.95, "exact")
+    return f"{found.low:.2%} to {found.high:.2%} fail"
 
 
 def _dollars(figure: Figure) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from recsys.reality.engineer import ROOT, closure, declared_requirements, lines_
 from recsys.reality.money import Rates, Serving, Shop, infrastructure, roi_inputs
 from recsys.reality.months import Order
 from recsys.reality.outcome import alone
+from recsys.reality.page import failing
 from recsys.reality.rollback import all_switched
 from recsys.reality.runbook import RUNBOOK, read_runbook
 from recsys.reality.serving import DrillError
@@ -56,6 +57,11 @@ def test_an_arm_alone_has_nearly_all_visits_of_the_same_month(tmp_path: Path) ->
         assert (order.seed, order.visits_share, order.asked_again) == (3, 0.1, 0)
         plan = write_plan(tmp_path / "plan.toml", phase_arms(order.shares), date(2017, 12, 1), date(2018, 1, 1))
         assert plan.split.share(arm) == pytest.approx(0.98)
+
+
+def test_no_failure_in_a_few_hundred_answers_is_no_proof_of_three_nines() -> None:
+    assert failing(0, 618) == "0.00% to 0.60% fail"  # 1 - 0.025 ** (1 / 618)
+    assert failing(0, 0) == "–"
 
 
 def test_lines_are_counted_by_package_without_blank_ones(tmp_path: Path) -> None:
