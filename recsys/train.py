@@ -398,20 +398,20 @@ def evaluate_phase(phase: int, data_dir: Path, *, console: Console) -> None:
     curves of chances, which were fitted on the validation window.
 
     Raises:
-        UserError: no bundle of that phase has been trained, or the data is too little to measure anything.
+        UserError: no bundle of that phase has been trained, or none by this version of it, or the data is too little to measure anything.
     """
     bundles = data_dir / "bundles"
     trained = next((manifest for manifest in _manifests(bundles) if manifest["phase"] == phase), None)
     if trained is None:
         raise UserError(f"no bundle of phase {phase}: run `recsys train --phase {phase}` first")
+    plan, config = PHASES[phase], configuration(phase, trained)
     summary = read_summary(data_dir)
     dataset = load_dataset(data_dir / "tables")
     windows = _windows(dataset, trained["until"], console)
     if windows is None:
         raise UserError("the data is too little to measure anything")
-    plan = PHASES[phase]
     curves = curves_of(load_bundle(bundles / trained["version"]).surfaces)
-    choice = Choice(type(plan.DEFAULT)(**trained["params"]), curves, {})
+    choice = Choice(config, curves, {})
     with _heard(console):
         results = test(phase, choice, dataset, windows, 0, console)
     print_results(results.frame, results.reliability, console)
@@ -422,3 +422,20 @@ def evaluate_phase(phase: int, data_dir: Path, *, console: Console) -> None:
     write_phase_report(
         plan.NAME, command, results.frame, differences, results.reliability, decisions, shop=summary["shop"]
     )
+
+
+def configuration(phase: int, trained: Mapping[str, Any]) -> Phase1Config:
+    """What a bundle was trained with, by its manifest.
+
+    Raises:
+        UserError: that says more or less than this version of the phase decides, so defaults would be measured in its name.
+    """
+    default: Phase1Config = PHASES[phase].DEFAULT
+    params = trained.get("params", {})
+    differing = sorted(params.keys() ^ asdict(default).keys())
+    if differing:
+        raise UserError(
+            f"bundle {trained['version']} was trained by another version of phase {phase}, which decided otherwise on "
+            f"{', '.join(differing)}: run `recsys train --phase {phase}` first"
+        )
+    return replace(default, **params)

@@ -121,9 +121,12 @@ class Answering:
     async def _recorded(
         self, questions: Sequence[tuple[Line, RecommendRequest]], allowance: Allowance
     ) -> Recorded | None:
-        """What Redis holds of the shopper who asks all of these, where one of them depends on it; None where it cannot be read, or
-        popularity is all that there is time for."""
-        if not any(_reads_history(line.live, request, line.rules.on(line.live)) for line, request in questions):
+        """What Redis holds of the shopper who asks all of these, where one of them depends on it, or may where a shadow answers it; None
+        where it cannot be read, or popularity is all that there is time for."""
+        if not any(
+            line.shadow is not None or _reads_history(line.live, request, line.rules.on(line.live))
+            for line, request in questions
+        ):
             return NOT_READ
         if allowance.rung is Rung.POPULAR:
             return None

@@ -90,6 +90,7 @@ class Remembered:
 @dataclass(frozen=True, slots=True)
 class _Entry:
     version: str
+    about: tuple[str, ...]
     model: Model
     n_events: int
     until: float
@@ -109,23 +110,33 @@ class Memory:
         if who is None or len(said) == 0:
             return
         said = said if len(said) <= MOST else said.top(MOST)
-        entry = _Entry(version, cast("Model", Remembered(said, name)), n_events, now + REMEMBER_SECONDS)
+        model, until = cast("Model", Remembered(said, name)), now + REMEMBER_SECONDS
         answers = self._entries.setdefault(who, {})
-        answers[request.where] = entry
+        answers[request.where] = _Entry(version, _about(request), model, n_events, until)
         self._entries.move_to_end(who)
         if len(self._entries) > REMEMBERED:
             self._entries.popitem(last=False)
 
     def of(self, request: RecommendRequest, version: str, n_events: int | None, now: float) -> Model | None:
-        """What was said, unless the bundle is another or the shopper has done something since; `n_events` is None where that is unknown."""
+        """What was said, unless the bundle or what it goes with is another, or the shopper has done something since; `n_events` is None
+        where that is unknown."""
         who = _who(request)
         entry = None if who is None else self._entries.get(who, _NOTHING).get(request.where)
-        if entry is None or entry.version != version or now >= entry.until:
+        if entry is None or (entry.version, entry.about) != (version, _about(request)) or now >= entry.until:
             return None
         return entry.model if n_events in (None, entry.n_events) else None
 
 
 _NOTHING: Final[dict[Any, _Entry]] = {}
+
+
+def _about(request: RecommendRequest) -> tuple[str, ...]:
+    """The items that an answer goes with: the cart, or the page's; none on the other surfaces."""
+    if request.where is Surface.CART:
+        return request.cart
+    if request.item_id is None or request.where not in (Surface.SIMILAR, Surface.BOUGHT_TOGETHER):
+        return ()
+    return (request.item_id,)
 
 
 def _who(request: RecommendRequest) -> tuple[str, str] | None:

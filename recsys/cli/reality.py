@@ -26,7 +26,8 @@ app = typer.Typer()
 def case_study(
     visits: Annotated[int, typer.Option(min=1_000, help="Simulated visits of the experiment, about.")] = 60_000,
     keep: Annotated[
-        Path | None, typer.Option(help="Keep the bundles in this folder, and use those that are there.")
+        Path | None,
+        typer.Option(file_okay=False, help="Keep the bundles in this folder, and use those that are there."),
     ] = None,
     weeks: Annotated[
         int,
@@ -65,17 +66,21 @@ def reality_check(
     visits: Annotated[
         int, typer.Option(min=100, help="Simulated visits, spread over the arms; a month has about 39,000.")
     ] = 40_000,
-    out: Annotated[Path, typer.Option(help="The page; its JSON lies beside it, and the decision report below.")] = Path(
-        "reports/reality_check.html"
+    out: Annotated[
+        Path, typer.Option(dir_okay=False, help="The page; its JSON lies beside it, and the decision report below.")
+    ] = Path("reports/reality_check.html"),
+    runbook: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Whose steps are carried out.")] = Path(
+        "docs/runbook.md"
     ),
-    runbook: Annotated[Path, typer.Option(help="Whose steps are carried out.")] = Path("docs/runbook.md"),
     visits_per_year: Annotated[float, typer.Option(min=1, help="Of the shop that money is reckoned for.")] = 10_000_000,
     peak: Annotated[float, typer.Option(min=1, help="So many times the mean traffic is paid for.")] = 10.0,
     core_hour: Annotated[float, typer.Option(min=0, help="USD for a core for an hour.")] = 0.04048,
     gib_hour: Annotated[float, typer.Option(min=0, help="USD for a GiB of memory for an hour.")] = 0.004445,
     keep: Annotated[
         Path | None,
-        typer.Option(help="Work in this folder; bundles that a run or a case study left there serve again."),
+        typer.Option(
+            file_okay=False, help="Work in this folder; bundles that a run or a case study left there serve again."
+        ),
     ] = None,
     seed: int = 0,
     data_dir: DataDir = DEFAULT_DATA_DIR,

@@ -44,7 +44,7 @@ from recsys.reality.months import copy_raw, simulate
 from recsys.reality.rollback import RollbackDrill, rollback_drill
 from recsys.reality.runbook import RUNBOOK, Carried, runbook_drill
 from recsys.reality.serving import publish_links
-from recsys.reality.study import CUT, EXPERIMENT, UNTIL, fit_bundles, write_plan
+from recsys.reality.study import EXPERIMENT, fit_bundles, read_world, write_plan
 from recsys.reality.traffic import page_requests
 from recsys.simulation.constants import Constants
 from recsys.simulation.traffic import plan_visits
@@ -142,14 +142,11 @@ def reality_check(data: Path, folder: Path, out: Path, options: Options, console
     Bundles of an earlier run, or of `recsys case-study`, that lie in `folder` are used again.
 
     Raises:
-        UserError: there are no tables, or a drill could not be held.
+        UserError: there are no tables, or not of that month, or a drill could not be held.
     """
-    for name in ("raw", "tables"):
-        if not (data / name).exists():
-            raise UserError(f"{data / name} is missing: run `recsys ingest` and `recsys tables` first")
+    world = read_world(data)
     dataset = load_dataset(data / "tables")
     fit_bundles(folder, data / "tables", console)
-    world = World.read(data / "tables", cut=CUT, until=UNTIL)
     versions = served_phases(folder / "bundles")
     live, before = (folder / "bundles" / versions[phase] for phase in (max(PHASES), max(PHASES) - 1))
     return held(data, folder, out, (before, live), dataset, world, Constants.read(), options, console)

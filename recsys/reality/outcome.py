@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import polars as pl
 from rich.console import Console
 
-from recsys.errors import UserError
 from recsys.experiments.analysis import Readout, read_out
 from recsys.experiments.plan import Experiment
 from recsys.reality.months import Estimated, Evidence, Month, Order, simulate_months
@@ -28,18 +28,24 @@ from recsys.reality.study import (
     campaign_category,
     fit_bundles,
     phase_arms,
+    read_world,
     write_plan,
 )
 from recsys.simulation.constants import Constants
 from recsys.simulation.traffic import plan_visits
 from recsys.simulation.truth import SLICES, Expectation, expected_of
-from recsys.simulation.world import World
 
 STEPS: Final = (("phase1", "popularity"), ("phase2", "phase1"), ("phase3", "phase2"))
 
 
 CAMPAIGN_VISITS: Final = 0.25
 """The campaign's visits, for each of the experiment's."""
+ALONE: Final = ("popularity", "phase1", "phase2", "phase3")
+"""Arms that are also given to nearly all visits: in the experiment shoppers have only a share of them to tire of."""
+ALONE_SHARE: Final = 0.98
+"""An experiment has another arm."""
+ALONE_VISITS: Final = 0.05
+"""The visits of each of those, for each of the experiment's."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class Outcome:
     """What the random arm's log says of each phase off-policy, on the whole catalogue."""
     campaign: Mapping[str, Estimated]
     """The same of a campaign of few items, beside what the phase's own arm got there."""
+    alone: Mapping[str, Expectation]
+    """What an arm gets where nearly all visits are its own."""
 
     @property
     def visits(self) -> int:
@@ -73,7 +81,12 @@ class Outcome:
         return sum(self.readout.units.values())
 
 
-def pooled(experiment: Experiment, months: Sequence[Month], campaign: Sequence[Month] = ()) -> Outcome:
+def pooled(
+    experiment: Experiment,
+    months: Sequence[Month],
+    campaign: Sequence[Month] = (),
+    alone: Mapping[str, Month] = MappingProxyType({}),
+) -> Outcome:
     """The months' visits read out together: each is a unit of its own."""
     units, expected = (pl.concat(parts) for parts in ([m.units for m in months], [m.expected for m in months]))
     pages = pl.concat([month.pages for month in months])
@@ -93,6 +106,7 @@ def pooled(experiment: Experiment, months: Sequence[Month], campaign: Sequence[M
         moved=_lifts(pl.concat([month.moved for month in months])),
         whole=_estimated(months),
         campaign=_estimated(campaign),
+        alone={arm: expected_of(month.pages)[arm] for arm, month in alone.items()},
     )
 
 
@@ -121,20 +135,32 @@ def _estimated(months: Sequence[Month]) -> dict[str, Estimated]:
     return {phase: Evidence.together([month.policies[phase] for month in months]).estimated() for phase in phases}
 
 
+def alone(whole: Order, visits_share: float) -> dict[str, Order]:
+    """A month for each of `ALONE`, of the same visits."""
+    return {
+        arm: replace(
+            whole,
+            folder=whole.folder.with_name(f"alone-{arm}"),
+            shares={"random": round(1 - ALONE_SHARE, 4), arm: ALONE_SHARE},
+            visits_share=visits_share,
+            asked_again=0,
+        )
+        for arm in ALONE
+    }
+
+
 def run(
     data: Path, folder: Path, scratch: Path, constants: Constants, visits: int, seed: int, console: Console
 ) -> Outcome:
-    """All of it from the tables below `data`: bundles below `folder`, months below `scratch`. About so many visits, and those of the campaign.
+    """All of it from the tables below `data`: bundles below `folder`, months below `scratch`. About so many visits, and those of the campaign
+    and of single arms.
 
     Raises:
-        UserError: there are no tables.
+        UserError: there are no tables, or not of that month.
     """
-    for name in ("raw", "tables"):
-        if not (data / name).exists():
-            raise UserError(f"{data / name} is missing: run `recsys ingest` and `recsys tables` first")
+    world = read_world(data)
     fit_bundles(folder, data / "tables", console)
     days = date.fromisoformat(CUT), date.fromisoformat(UNTIL)
-    world = World.read(data / "tables", cut=CUT, until=UNTIL)
     category = campaign_category(world, data / "tables")
     of_a_month = len(plan_visits(world, constants.traffic, constants.mess, seed))
     # Two at a time, so that neither core is idle at the end.
@@ -160,7 +186,8 @@ def run(
         category=category,
         asked_again=4_000,
     )
-    orders = [*whole.times(n), *campaign.times(2)]
+    single = alone(whole, min(1.0, ALONE_VISITS * visits / of_a_month))
+    orders = [*whole.times(n), *campaign.times(2), *single.values()]
     months = simulate_months(orders, round(of_a_month * sum(one.visits_share for one in orders)), console)
     experiment = write_plan(scratch / "experiments.toml", phase_arms(SHARES), *days)
-    return pooled(experiment, months[:n], months[n:])
+    return pooled(experiment, months[:n], months[n : n + 2], dict(zip(single, months[n + 2 :], strict=True)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from scipy.stats import binomtest
 
 from recsys.experiments.roi import CASE_STUDY, Figure
 from recsys.reality import plots
@@ -89,7 +90,7 @@ def claims_table(check: Check) -> Table:
         [
             "99.9% uptime",
             f"{check.rollback.failed} of {n_answers:,} answers failed",
-            "–",
+            failing(check.rollback.failed, n_answers),
             "while bundles changed under traffic; no outage of a machine",
         ],
     ]
@@ -253,6 +254,7 @@ def assumptions(check: Check) -> tuple[str, ...]:
         "Incremental revenue is the simulator's: purchases after clicks on what was not going to be bought on this visit. Whether the shopper would have bought it on a later visit it does not know, "
         "so it is an upper bound where baskets are brought forward.",
         "True figures are expectations of the answers that were really given; their intervals are of the visits that happened to come. The assumptions of the simulator are not in them: docs/simulator.md has its ranges.",
+        "Every arm has its share of the visits of the same shoppers, who tire of what they were shown. A year of nothing but one arm would tire them sooner: what it brings over random items is an upper bound in that too.",
         f"The shop: {shop.visits_per_year:,.0f} visits a year like these, in prices of these baskets; a margin of {CASE_STUDY.margin.value:.0%}; {people:,.0f} USD once for the people who built it, as `recsys roi` assumes for the case study. Nobody is paid for running it.",
         f"Machines: {rates.core_hour} USD per core-hour and {rates.gib_hour} per GiB-hour, list prices of containers (AWS Fargate, Linux on x86, us-east-1). Load balancer, database, traffic, storage and training are not in it.",
         "A page is an answer of /recommend and the event that confirms it; its cost is the processor time of all processes of the service, Redis among them, at the load that the askers reached beside it.",
@@ -309,6 +311,14 @@ def _interval(figure: Figure, form: str = "{:+,.0%}") -> str:
 
 def _percents(figure: Figure, words: str = "{}") -> tuple[str, str]:
     return words.format(f"{figure.value:+,.0%}"), f"{figure.low:+,.0%} to {figure.high:+,.0%}"
+
+
+def failing(failed: int, answers: int) -> str:
+    """The 95% interval of the share of answers that fail (Clopper and Pearson, 1934): none of a few hundred is no proof of 99.9%."""
+    if not answers:
+        return "–"
+    found = binomtest(failed, answers).proportion_ci(0.95, "exact")
+    return f"{found.low:.2%} to {found.high:.2%} fail"
 
 
 def _dollars(figure: Figure) -> tuple[str, str]:

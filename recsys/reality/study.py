@@ -51,8 +51,27 @@ Configurations = Mapping[str, Mapping[str, object]]
 """What an experiment's file says of each arm, by its name."""
 METRICS: Final = ("ctr", "conversion", "revenue_per_unit", "total_revenue_per_unit")
 CAMPAIGN_SHARES: Final[Mapping[str, float]] = {"random": 0.55, "phase1": 0.15, "phase2": 0.15, "phase3": 0.15}
+_ON_DEFAULT_DATA: Final = "the study is of the default data, which `recsys ingest` without a mapping fetches"
 CAMPAIGN_ITEMS: Final = 34
 """At most: as many as the smallest campaign of the Open Bandit logs has. Random items of a whole catalogue tell nothing of other policies."""
+
+
+def read_world(data: Path) -> World:
+    """The month of the study, from the tables below `data`.
+
+    Raises:
+        UserError: there are no tables, or they have no purchases in that month, or none of the weeks before it.
+    """
+    for name in ("raw", "tables/interactions.parquet", "tables/items.parquet"):
+        if not (data / name).exists():
+            raise UserError(f"{data / name} is missing: run `recsys ingest` and `recsys tables` first")
+    try:
+        world = World.read(data / "tables", CUT, UNTIL)
+    except ValueError as error:
+        raise UserError(f"{data} has no purchases from {CUT} to before {UNTIL}: {_ON_DEFAULT_DATA}") from error
+    if not world.items.sold_before.any():
+        raise UserError(f"{data} has no purchases in the four weeks before {CUT} to learn from: {_ON_DEFAULT_DATA}")
+    return world
 
 
 def fit_bundles(folder: Path, tables: Path, console: Console) -> None:

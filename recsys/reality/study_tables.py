@@ -73,6 +73,7 @@ def lifts_table(outcome: Outcome) -> Table:
                 f"{100 * true[arm].ctr:.3f}",
                 percent(estimate),
                 percent(lift(outcome.expected, arm)),
+                f"{100 * (outcome.alone[arm].ctr / true['random'].ctr - 1):.1f}" if arm in outcome.alone else NONE,
                 "" if claim is None else f"+{claim:.0%}",
                 "" if claim is None or estimate is None else estimate[1] > claim,
                 *(percent(lift(outcome.readout, arm, metric)) for metric in METRICS[1:]),
@@ -84,6 +85,7 @@ def lifts_table(outcome: Outcome) -> Table:
         "true CTR %",
         "CTR lift % [95%]",
         "expected lift % [95%]",
+        "true lift % if all visits get it",
         "claim",
         "lower bound above it",
     ]
@@ -91,7 +93,7 @@ def lifts_table(outcome: Outcome) -> Table:
     note = (
         "Lifts over random items, one look at the end. Expected: the same estimate from what the simulator, which knows every chance, expected of the "
         "answers that were really given, without the noise of single clicks. Conversion: orders that follow from a seen item, per exposure; revenue of a "
-        "visit: attributed, and all of it. random_again is random a second time (A/A); of random_plus5 items, random too, shoppers click 5% more on purpose."
+        "visit: attributed, and all of it. Shoppers tire of what any arm has shown them, so a lift holds for an arm with its share of the visits; beside it the same where an arm has nearly all of them, in months of its own with fewer visits. random_again is random a second time (A/A); of random_plus5 items, random too, shoppers click 5% more on purpose."
     )
     return Table("Arms against random items", [*columns, *names], rows, note)
 

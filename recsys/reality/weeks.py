@@ -27,7 +27,7 @@ from recsys.phases import PHASES
 from recsys.publish import publish
 from recsys.reality.months import copy_raw
 from recsys.reality.processes import Track, side_by_side
-from recsys.reality.study import CUT, UNTIL, service
+from recsys.reality.study import CUT, UNTIL, read_world, service
 from recsys.reports import Cell, Table
 from recsys.simulation.clicks import ClickModel
 from recsys.simulation.constants import Constants
@@ -123,8 +123,12 @@ class Changing:
 def run_weeks(
     data: Path, folder: Path, constants: Constants, weeks: int, visits: int, seed: int, console: Console
 ) -> Table:
-    """Every variant, with about so many visits each."""
-    world = World.read(data / "tables", CUT, UNTIL)
+    """Every variant, with about so many visits each.
+
+    Raises:
+        UserError: there are no tables, or not of that month.
+    """
+    world = read_world(data)
     share = visits / len(_visits_of(world, constants, weeks, seed, 1.0))
     orders = [
         Order(variant, folder / f"weeks-{number}", data, (CUT, UNTIL), weeks, constants, seed, share)

@@ -130,7 +130,11 @@ def test_the_month_can_be_looked_at_under_other_assumptions(outcome: Outcome, tm
 
 
 def test_the_tables_say_it(outcome: Outcome) -> None:
-    assert [row[0] for row in lifts_table(outcome).rows] == list(SHARES)
+    random = outcome.truth["all"]["random"]
+    table = lifts_table(replace(outcome, alone={"phase1": replace(random, ctr=1.5 * random.ctr)}))
+    assert [row[0] for row in table.rows] == list(SHARES)
+    column = table.columns.index("true lift % if all visits get it")
+    assert [row[column] for row in table.rows] == [*["–"] * 4, "50.0"]
     checks = {str(row[0]): row for row in checks_table(outcome).rows}
     assert checks["sizes of the arms as planned"][-1] is True
     assert "5% more clicks put in, lift in %" in checks

@@ -92,6 +92,14 @@ def test_it_is_remembered_for_one_shopper_surface_bundle_and_history_and_not_for
     assert memory.of(asked("w"), "v1", 0, 1.0) is None
 
 
+@pytest.mark.parametrize("surface", ["similar", "bought_together", "cart"])
+def test_what_goes_with_one_item_is_not_said_of_another(surface: str) -> None:
+    memory = Memory()
+    memory.keep(asked(surface=surface, item_id="a", cart=("a",)), "v", ranking(5, 3), "m", 7, 0.0)
+    assert memory.of(asked(surface=surface, item_id="a", cart=("a",)), "v", 7, 1.0) is not None
+    assert memory.of(asked(surface=surface, item_id="b", cart=("a", "b")), "v", 7, 1.0) is None
+
+
 def test_the_one_who_came_longest_ago_is_forgotten_first() -> None:
     memory = Memory()
     for number in range(REMEMBERED):

@@ -6,19 +6,62 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from packaging.requirements import Requirement
 
+from recsys.dataset import SECONDS_PER_DAY, parse_day
+from recsys.errors import UserError
 from recsys.experiments.roi import Figure
 from recsys.reality.accuracy import Degradation
 from recsys.reality.arms import POPULARITY, RANDOM, Sums, Trial, configurations, equally
 from recsys.reality.engineer import ROOT, closure, declared_requirements, lines_by_package
 from recsys.reality.money import Rates, Serving, Shop, infrastructure, roi_inputs
+from recsys.reality.months import Order
+from recsys.reality.outcome import alone
+from recsys.reality.page import failing
 from recsys.reality.rollback import all_switched
 from recsys.reality.runbook import RUNBOOK, read_runbook
 from recsys.reality.serving import DrillError
-from recsys.reality.study import write_plan
+from recsys.reality.study import SHARES, phase_arms, read_world, write_plan
 from recsys.reality.traffic import Seen
+from recsys.simulation.constants import Constants
+from tests.unit.test_simulation import frame, items_frame
+
+
+def test_a_shop_without_the_month_of_the_study_is_told_so_before_anything_is_fitted(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="raw is missing"):
+        read_world(tmp_path)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "tables").mkdir()
+    with pytest.raises(UserError, match=r"interactions\.parquet is missing"):
+        read_world(tmp_path)
+    items_frame().write_parquet(tmp_path / "tables" / "items.parquet")
+    for day, lacking in (("2024-03-01", "from 2017-12-01"), ("2017-12-05", "before 2017-12-01")):
+        bought = frame([(parse_day(day) // SECONDS_PER_DAY, "ann", "s0", 1)]).with_columns(
+            pl.from_epoch("second").cast(pl.Datetime("us")).alias("occurred_at"), event_type=pl.lit("purchase")
+        )
+        bought.drop("second").write_parquet(tmp_path / "tables" / "interactions.parquet")
+        with pytest.raises(UserError, match=f"no purchases.*{lacking}"):
+            read_world(tmp_path)
+
+
+def test_an_arm_alone_has_nearly_all_visits_of_the_same_month(tmp_path: Path) -> None:
+    whole = Order(
+        tmp_path / "month", tmp_path, tmp_path, ("2017-12-01", "2018-01-01"), SHARES, Constants.read(), seed=3
+    )
+    orders = alone(whole, 0.1)
+    assert list(orders) == ["popularity", "phase1", "phase2", "phase3"]
+    assert len({order.folder for order in orders.values()} | {whole.folder}) == 5
+    for arm, order in orders.items():
+        assert (order.seed, order.visits_share, order.asked_again) == (3, 0.1, 0)
+        plan = write_plan(tmp_path / "plan.toml", phase_arms(order.shares), date(2017, 12, 1), date(2018, 1, 1))
+        assert plan.split.share(arm) == pytest.approx(0.98)
+
+
+def test_no_failure_in_a_few_hundred_answers_is_no_proof_of_three_nines() -> None:
+    assert failing(0, 618) == "0.00% to 0.60% fail"  # 1 - 0.025 ** (1 / 618)
+    assert failing(0, 0) == "–"
 
 
 def test_lines_are_counted_by_package_without_blank_ones(tmp_path: Path) -> None:

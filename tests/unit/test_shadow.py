@@ -6,7 +6,8 @@ import asyncio
 import base64
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import orjson
@@ -17,14 +18,15 @@ from recsys.errors import UserError
 from recsys.publish import TrafficShare
 from recsys.ranking import EMPTY_RANKING
 from service.answering import Answering
-from service.answers import NOT_READ, Answer, Shopper
+from service.answers import NOT_READ, Answer, Recorded, Shopper
 from service.arms import Line
 from service.bundles import LiveBundle
+from service.load import AT_EASE
 from service.metrics import Metrics
 from service.replay import open_live
 from service.rules import RulesHolder
 from service.schemas import RecommendRequest
-from service.session_store import RECORD
+from service.session_store import RECORD, Records
 from service.settings import Settings
 from service.shadow import WAITING, Shadow
 from service.shadow_process import Responder, overlap, rank_correlation, record
@@ -147,3 +149,20 @@ def test_a_shadow_that_cannot_start_is_counted_and_harms_nobody(live: LiveBundle
 
     asyncio.run(run())
     assert b'recsys_shadow_requests_total{outcome="failed",shop="shop"} 1.0' in metrics.text()
+
+
+def test_a_shadow_may_read_what_the_live_bundle_does_not(live: LiveBundle, tmp_path: Path) -> None:
+    """Phase 1 needs no history beside an item, the phase 3 that is compared with it does."""
+    metrics, read = Metrics("shop", CollectorRegistry()), Recorded(np.empty(1, RECORD), np.empty(0, RECORD))
+
+    async def histories(*_: object) -> tuple[Records, Records]:
+        return read.user, read.session
+
+    answering = Answering(
+        *(cast("Any", part) for part in (SimpleNamespace(histories=histories), None, None, metrics, None))
+    )
+    request = RecommendRequest(user_id="household-03", item_id="item-03")
+    line = Line(live, RulesHolder(None, metrics))
+    watched = replace(line, shadow=Shadow(Settings(data_dir=tmp_path), metrics, lambda: 1.0))
+    assert asyncio.run(answering._recorded([(line, request)], AT_EASE)) is NOT_READ
+    assert asyncio.run(answering._recorded([(watched, request)], AT_EASE)) == read
