@@ -141,6 +141,15 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(data_dir: Path) -> Non
         assert "recsys_load_level" in httpx.get(f"{url}/metrics", timeout=60).text
 
 
+def test_workers_whose_parent_is_killed_leave_and_the_next_one_serves(data_dir: Path) -> None:
+    with two_workers(data_dir) as url:
+        before = workers_of(url)
+        os.kill(parent_of(url), signal.SIGKILL)
+        eventually(lambda: not any(b"spawn_main" in read(Path(f"/proc/{pid}/cmdline")) for pid in before))
+    with running_service(data_dir) as url:  # with the Redis that was left behind
+        assert httpx.get(f"{url}/recommend", params={"k": 3}, timeout=60).json()["degraded"] is False
+
+
 def test_workers_are_replaced_at_a_hang_up_and_no_request_fails(data_dir: Path) -> None:
     with two_workers(data_dir) as url:
         before = workers_of(url)
