@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -177,3 +179,13 @@ def test_a_file_that_may_not_be_read_is_refused(path: Path) -> None:
     path.chmod(0)
     with pytest.raises(KeysError, match="cannot be read"):
         read_keys(path)
+
+
+def test_of_many_who_change_the_keys_at_once_nobody_undoes_another(path: Path) -> None:
+    create_key(path, "leaked", Role.ADMIN, NOW)
+    names = {f"till-{n}" for n in range(8)}
+    changes = [partial(create_key, path, name, Role.SERVER, NOW) for name in names]
+    with ThreadPoolExecutor(9) as pool:
+        done = [pool.submit(change) for change in [*changes, partial(revoke_key, path, "leaked")]]
+    assert [one.exception() for one in done] == [None] * 9
+    assert {key.name for key in read_keys(path).keys} == names
