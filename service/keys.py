@@ -205,9 +205,11 @@ def require_keys(settings: Settings) -> None:
     """Make sure that a service which others can reach asks who they are.
 
     Raises:
-        KeysError: it would not, or its keys or that of the storefront cannot be used.
+        KeysError: it would not, or its keys or that of the storefront cannot be used, or the file of keys that is named is gone.
     """
     path = keys_path(settings)
+    if settings.keys is not None:
+        read_keys(path)  # what is named has to be there: on this machine, too, a proxy may let everybody in
     ring = read_keys(path) if path.exists() else None
     if ring is None and not settings.open_access and not _is_loopback(settings.host):
         raise KeysError(

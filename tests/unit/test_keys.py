@@ -142,6 +142,14 @@ def test_a_service_closes_with_the_first_key_and_stays_closed(path: Path) -> Non
     assert registry.get_sample_value("recsys_keys_stale", {"shop": "s"}) == 0
 
 
+def test_keys_that_are_named_have_to_be_there(path: Path, tmp_path: Path) -> None:
+    named = Settings(data_dir=tmp_path, keys=path)  # on this machine alone, where a proxy may stand
+    with pytest.raises(KeysError, match=r"keys\.json cannot be read"):
+        require_keys(named)
+    create_key(path, "boss", Role.ADMIN, NOW)
+    require_keys(named)
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.5", "shop.example"])
 def test_without_keys_only_this_machine_is_listened_to(tmp_path: Path, host: str) -> None:
     with pytest.raises(KeysError, match="recsys keys create"):
