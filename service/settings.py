@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from limits import parse
 from pydantic import AfterValidator, AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from redis.connection import parse_url
+from redis import ConnectionPool
 
 LIMIT_OFF: Final = "off"
 DEFAULT_ADDRESS_LIMIT: Final = "600/minute"
@@ -33,7 +33,7 @@ def _origins(value: str) -> str:
 
 def _redis(value: str) -> str:
     try:
-        parse_url(value)
+        ConnectionPool.from_url(value)
     except ValueError:  # its words hold what a wrong address hides, such as a part of the password
         raise ValueError("must be an address as redis://host:6379/0, rediss://... or unix://path") from None
     return value
