@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from recsys.errors import UserError
+from recsys.privacy.deletions import Deletions
+from recsys.privacy.pseudonyms import Pseudonyms
 from recsys.publish import TrafficShare
 from recsys.ranking import EMPTY_RANKING
 from service.answering import Answering
@@ -97,6 +103,33 @@ def test_the_same_bundle_is_equal_to_itself(live: LiveBundle) -> None:
     assert (told["overlap"], told["correlation"]) == (1.0, 1.0)
     empty = responder(live).compare(asked(shown, user_id="household-03", filters={"brand": "nobody"}))
     assert (empty["outcome"], empty["overlap"], empty["correlation"]) == ("empty", 0.0, None)
+
+
+def test_the_process_knows_nobody_who_was_deleted(tmp_path: Path) -> None:
+    version = publish_tiny_shop(tmp_path)
+    live = open_live(tmp_path, version)
+    known, request = Shopper(live.bundle.histories.of("household-03")), RecommendRequest(user_id="household-03", k=5)
+
+    def ids(shopper: Shopper) -> list[str]:
+        ranked = Answering.rank(live, request, shopper, seed=7).ranking
+        return [live.catalogue.item_id(row) for row in ranked.items.tolist()]
+
+    shown, strangers = ids(known), ids(Shopper())
+    assert shown != strangers
+    environment = {**os.environ, "RECSYS_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "service.shadow_process", version]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def told(items: list[str]) -> dict[str, Any]:
+            process.stdin.write(orjson.dumps(asked(items, user_id="household-03")) + b"\n")
+            process.stdin.flush()
+            found: dict[str, Any] = orjson.loads(process.stdout.readline())
+            return found
+
+        assert told(shown)["overlap"] == 1.0
+        Deletions(tmp_path, Pseudonyms(tmp_path)).begin("household-03", time.time())
+        assert told(strangers)["overlap"] == 1.0
 
 
 def test_comparisons_are_summed_up_by_surface(tmp_path: Path) -> None:
