@@ -171,12 +171,20 @@ def test_what_is_too_much_is_dropped_and_what_was_degraded_is_not_offered(live: 
 def test_a_shadow_that_cannot_start_is_counted_and_harms_nobody(live: LiveBundle, tmp_path: Path) -> None:
     metrics = Metrics("shop", CollectorRegistry())
 
+    times = [1.0]
+
     async def run() -> None:
-        shadow = Shadow(Settings(data_dir=tmp_path), metrics, lambda: 1.0)
+        shadow = Shadow(Settings(data_dir=tmp_path), metrics, lambda: times[-1])
         shadow.follow(TrafficShare("no-such-bundle", 1.0, 0.0))
         answer = Answer(EMPTY_RANKING, "phase1", False, ())
-        shadow.offer(Line(live, RulesHolder(None, metrics)), RecommendRequest(), NOT_READ, 0.0, answer, ())
-        await shadow.run()
+        for now in (
+            1.0,
+            20.0,
+            40.0,
+        ):  # in between it is left alone: to start it again each second would cost more than it tells
+            times.append(now)
+            shadow.offer(Line(live, RulesHolder(None, metrics)), RecommendRequest(), NOT_READ, now, answer, ())
+            await shadow.run()
 
     asyncio.run(run())
-    assert b'recsys_shadow_requests_total{outcome="failed",shop="shop"} 1.0' in metrics.text()
+    assert b'recsys_shadow_requests_total{outcome="failed",shop="shop"} 2.0' in metrics.text()
