@@ -89,6 +89,20 @@ def _named(bundles: Path) -> str | None:
         return None
 
 
+def _running(bundles: Path, role: Role) -> TrafficShare | None:
+    """The canary or the shadow; None also where its pointer cannot be read: no worker follows that, and it must be mendable."""
+    try:
+        return traffic_share(bundles, role)
+    except BundleError:
+        return None
+
+
+def _canary(bundles: Path) -> TrafficShare | None:
+    """The canary; None also where its bundle is live for everybody, as after a promotion that was killed half way."""
+    running = _running(bundles, "canary")
+    return None if running is None or running.version == _named(bundles) else running
+
+
 def bundle_versions(bundles: Path) -> list[str]:
     """Every bundle on disk, oldest first."""
     return sorted(path.parent.name for path in bundles.glob("[!.]*/manifest.json"))
@@ -170,7 +184,7 @@ def publish(
     if force is not None and not force.strip():
         raise GateError("what is forced needs a reason, which the ledger keeps")
     with locked(bundles):
-        running = traffic_share(bundles, "canary")
+        running = _canary(bundles)
         if running is not None and running.version != version:
             raise UserError(
                 f"{running.version} is running as a canary: end that first, with `recsys promote` or `recsys rollback`"
@@ -214,7 +228,7 @@ def publish_beside(bundles: Path, version: str, *, reason: str = "") -> str:
     _require(bundles, version)
     smoke_test(load_bundle(bundles / version))
     with locked(bundles):
-        record(bundles, Action.BESIDE, version, previous=live_version(bundles), reason=reason)
+        record(bundles, Action.BESIDE, version, previous=_named(bundles), reason=reason)
     return version
 
 
@@ -238,7 +252,7 @@ def promote(bundles: Path, *, reason: str = "") -> str:
         BundleError: it is damaged.
     """
     with locked(bundles):
-        running = traffic_share(bundles, "canary")
+        running = _canary(bundles)
         if running is None:
             raise UserError("no canary is running: start one with `recsys publish --canary 5%`")
         _move(bundles, running.version, Action.PROMOTE, reason)
@@ -249,17 +263,23 @@ def promote(bundles: Path, *, reason: str = "") -> str:
 def end(
     bundles: Path, role: Role, *, reason: str = "", by: str | None = None, version: str | None = None
 ) -> str | None:
-    """End the canary or the shadow; its version, None where none is running, or not the one of `version`."""
+    """End the canary or the shadow; its version, None where none is running, or not the one of `version`.
+
+    A pointer that cannot be read goes too.
+    """
     with locked(bundles):
-        running = traffic_share(bundles, role)
-        if running is None or version not in (None, running.version):
+        running = _running(bundles, role)
+        if running is None:
+            (bundles / role).unlink(missing_ok=True)
+            return None
+        if version not in (None, running.version):
             return None
         _end(bundles, role, running, reason, by)
     return running.version
 
 
 def _end(bundles: Path, role: Role, running: TrafficShare, reason: str, by: str | None = None) -> None:
-    live = live_version(bundles)
+    live = _named(bundles)
     record(bundles, _ENDED[role], running.version, previous=live, reason=reason, by=by, share=running.share)
     (bundles / role).unlink()
 
@@ -274,21 +294,21 @@ def rollback(bundles: Path, *, reason: str = "", undo: bool = False) -> str:
         BundleError: there is none to go to, or it is gone or damaged; the pointer has not moved.
     """
     with locked(bundles):
-        current, running = _named(bundles), traffic_share(bundles, "canary")
+        current, running = _named(bundles), _canary(bundles)
         if running is not None and current is not None and not undo:
             _end(bundles, "canary", running, reason)
             return current
         target = _undone(bundles) if undo else rollback_target(bundles)
+        if target is None and undo:
+            raise BundleError("a rollback is not what was done last: there is none to take back")
         if target is None:
             raise BundleError(
                 "no other bundle has been live that was not withdrawn: there is nothing to roll back to"
-                + (
-                    f"; `recsys rollback --undo` brings {_undone(bundles)} back"
-                    if _undone(bundles) and not undo
-                    else ""
-                )
+                + (f"; `recsys rollback --undo` brings {_undone(bundles)} back" if _undone(bundles) else "")
             )
         _move(bundles, target, Action.UNDO if undo else Action.ROLLBACK, reason)
+        if running is None or running.version == target:  # left over, or everybody's now
+            (bundles / "canary").unlink(missing_ok=True)
     return target
 
 
@@ -319,7 +339,7 @@ def _share(
     forced: str | None = None,
     said: tuple[str, ...] = (),
 ) -> None:
-    live, running = live_version(bundles), traffic_share(bundles, role)
+    live, running = live_version(bundles), _running(bundles, role)
     if not 0.0 < share <= 1.0:
         raise UserError(f"a {role} needs a share above 0 and of at most 100%")
     if live is None or live == version:

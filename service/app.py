@@ -11,9 +11,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from service.access import Access, storefront_pages
+from service.admission import HEADER as DEADLINE
 from service.admission import Admission
 from service.answering import Answering
 from service.arms import Arms
@@ -34,7 +36,7 @@ from service.presence import Presence, share_of
 from service.privacy import Privacy
 from service.privacy_api import PrivacyRoutes
 from service.rate_limits import RateLimits
-from service.routes import Routes, misasked
+from service.routes import Routes, gone, misasked
 from service.rules import RulesHolder
 from service.session_store import SessionStore
 from service.settings import Settings
@@ -95,6 +97,7 @@ def create_app(
         lifespan=lambda _: upkeep.running(),
     )
     app.add_exception_handler(RequestValidationError, misasked)
+    app.add_exception_handler(ClientDisconnect, gone)
     routes = Routes(holder, answering, intake, editor, log, presence, metrics, settings)
     app.include_router(routes.router)
     if settings.privacy_api:
@@ -123,6 +126,6 @@ def _open_to_sites(app: ASGIApp, settings: Settings) -> ASGIApp:
         app,
         allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
         allow_methods=["GET", "POST"],  # what a widget may
-        allow_headers=["authorization", "content-type"],
+        allow_headers=["authorization", "content-type", DEADLINE.decode()],
         expose_headers=["retry-after"],
     )

@@ -176,9 +176,13 @@ class Guardrail:
         self._settings = settings
         self._clicks: Clicks | None = None
         self._lead: BinaryIO | None = None
+        self._due: tuple[Watched, Breach] | None = None
+        """What is ended in this worker alone, since its pointer could not be."""
 
     async def look(self) -> None:
         """At what this worker has counted."""
+        if self._due is not None:
+            await self._end(*self._due)
         running = self._running()
         if running is not None:
             await self._end(running, breach(running.canary, running.control, self._settings))
@@ -199,10 +203,12 @@ class Guardrail:
         if found is None:
             return
         self._stop()
+        self._due = running, found
         reason = f"{found.guardrail}: {found.words}"
         ended = await asyncio.to_thread(
             end, self._bundles, "canary", reason=reason, by=GUARDRAIL, version=running.version
         )
+        self._due = None
         if ended is not None:  # else another worker, or a person, came first
             self._metrics.withdrawn(found.guardrail)
             logger.error("canary %s is withdrawn, %s", running.version, reason)

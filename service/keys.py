@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import hmac
 import ipaddress
 import logging
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -149,16 +151,17 @@ def create_key(path: Path, name: str, role: Role, now: datetime, limit: str | No
     Raises:
         KeysError: the name or the limit cannot be, or the name is taken; or the file cannot be used.
     """
-    known = read_keys(path).keys if path.exists() else ()
     token = f"{PREFIX}.{name}.{secrets.token_urlsafe(SECRET_BYTES)}"
     try:
         digest = hashlib.sha256(token.encode()).hexdigest()
         key = Key(name=name, role=role, sha256=digest, created_at=now, limit=limit)
     except ValidationError as error:
         raise KeysError(f"no key can be {name!r} (lower-case letters, digits, hyphens): {in_words(error)}") from None
-    if any(other.name == name for other in known):
-        raise KeysError(f"there is a key {name!r}: choose another name, or revoke that one first")
-    _write(path, (*known, key))
+    with _changing(path):
+        known = read_keys(path).keys if path.exists() else ()
+        if any(other.name == name for other in known):
+            raise KeysError(f"there is a key {name!r}: choose another name, or revoke that one first")
+        _write(path, (*known, key))
     return token
 
 
@@ -168,16 +171,28 @@ def revoke_key(path: Path, name: str) -> None:
     Raises:
         KeysError: there is none of this name, or the file cannot be used.
     """
-    known = read_keys(path).keys
-    kept = tuple(key for key in known if key.name != name)
-    if len(kept) == len(known):
-        raise KeysError(f"there is no key {name!r}: `recsys keys list` shows them")
-    _write(path, kept)
+    with _changing(path):
+        known = read_keys(path).keys
+        kept = tuple(key for key in known if key.name != name)
+        if len(kept) == len(known):
+            raise KeysError(f"there is no key {name!r}: `recsys keys list` shows them")
+        _write(path, kept)
+
+
+@contextmanager
+def _changing(path: Path) -> Iterator[None]:
+    """One at a time, of all processes, reads the keys and writes them: or who comes second could bring a revoked key back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _write(path: Path, keys: tuple[Key, ...]) -> None:
     """Replace the file as a whole; only its owner may read it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - of a descriptor
         file.write(_File(keys=keys).model_dump_json(indent=2) + "\n")
@@ -190,9 +205,11 @@ def require_keys(settings: Settings) -> None:
     """Make sure that a service which others can reach asks who they are.
 
     Raises:
-        KeysError: it would not, or its keys or that of the storefront cannot be used.
+        KeysError: it would not, or its keys or that of the storefront cannot be used, or the file of keys that is named is gone.
     """
     path = keys_path(settings)
+    if settings.keys is not None:
+        read_keys(path)  # what is named has to be there: on this machine, too, a proxy may let everybody in
     ring = read_keys(path) if path.exists() else None
     if ring is None and not settings.open_access and not _is_loopback(settings.host):
         raise KeysError(

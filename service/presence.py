@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
 import os
 import random
 import signal
@@ -54,6 +55,13 @@ class Presence:
             if self._left == 0:
                 logger.info("this worker has answered its share of requests, and makes room for a new one")
                 os.kill(os.getpid(), signal.SIGTERM)
+
+    async def look(self) -> None:
+        """Leave where the process that looks after this worker is gone: nobody would replace it, and who serves next would find the port taken."""
+        parent = multiprocessing.parent_process()  # None where there is but one process
+        if parent is not None and not parent.is_alive() and not self.leaving:
+            logger.error("the process that looks after this worker is gone, so the worker leaves too")
+            os.kill(os.getpid(), signal.SIGTERM)
 
     @contextmanager
     def shown(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from recsys.events import EVENT_TYPES
 from recsys.privacy.deletions import Deletions, Receipt
 from recsys.privacy.export import Line, as_json, header, of_database
 from recsys.privacy.tombstones import Tombstones, utc_text
+from recsys.publish import bundle_versions
 from recsys.ranking import NO_ITEM
 from recsys.store.retention import Periods, retain
 from service.erasing import Eraser
@@ -23,7 +24,7 @@ from service.traces import Sessions, Traces
 
 PRIVACY_SECONDS: Final = 60.0
 """Between two looks at what is pending or has been kept for long enough."""
-PLACES: Final = ("database", "redis", "bundles")
+PLACES: Final = ("database", "redis")
 FILES: Final = ("log", "raw", "tables")
 """What only a command reads: a serving process has no library for it."""
 
@@ -76,9 +77,15 @@ class Privacy:
         self._eraser.look()
 
     def export(self, user_id: str, bundles: Iterable[Bundle], files: Iterable[Line] | None = None) -> bytes:
-        """All that is known of a shopper, as JSON lines; `files` are the lines of what this process cannot read itself."""
+        """All that is known of a shopper, as JSON lines; `files` are the lines of what this process cannot read itself.
+
+        What of the bundles on disk is not among `bundles` is named as left out.
+        """
         bundles = list(bundles)
-        places, without = (PLACES, FILES) if files is None else (PLACES + FILES, ())
+        read = {bundle.version for bundle in bundles}
+        others = set(bundle_versions(self.deletions.data_dir / "bundles")) - read
+        places = (*PLACES, *map(_place, sorted(read)), *(() if files is None else FILES))
+        without = (*(FILES if files is None else ()), *map(_place, sorted(others)))
         return as_json(self._lines(user_id, bundles, header(user_id, utc_text(self._clock()), places, without), files))
 
     def _lines(self, user_id: str, bundles: list[Bundle], first: Line, files: Iterable[Line] | None) -> Iterator[Line]:
@@ -105,6 +112,10 @@ class Privacy:
                     "event_type": EVENT_TYPES[int(record["type"])],
                     "received_at": datetime.fromtimestamp(float(record["received"]), UTC),
                 }
+
+
+def _place(version: str) -> str:
+    return f"bundles/{version}"
 
 
 def known(bundle: Bundle, user_id: str) -> Iterator[Line]:

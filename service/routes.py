@@ -310,6 +310,11 @@ class Routes:
         return b"".join(parts)
 
 
+async def gone(_request: Request, _error: Exception) -> Response:
+    """To a client that broke off in the middle of its body: nobody reads this, and it is no error of ours."""
+    return Response(status_code=499)
+
+
 async def misasked(_request: Request, error: Exception) -> Response:
     """What FastAPI itself refuses, in our words."""
     assert isinstance(error, RequestValidationError)

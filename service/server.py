@@ -25,7 +25,7 @@ from recsys.rules.reading import read_rules
 from recsys.store.database import database_url, opened
 from recsys.store.migrate import upgrade
 from service.embedded_redis import embedded_redis
-from service.keys import require_keys
+from service.keys import keys_path, require_keys
 from service.protocol import BoundedHttp
 from service.settings import Settings
 
@@ -129,4 +129,6 @@ def _export(settings: Settings, redis_url: str) -> None:
     for name, value in settings.model_dump(exclude={"redis_url"}).items():
         if value is not None:
             os.environ[f"RECSYS_{name.upper()}"] = str(value)
+    if (keys := keys_path(settings)).exists():
+        os.environ["RECSYS_KEYS"] = str(keys)  # a worker that starts when they are gone must not be open
     os.environ["RECSYS_REDIS_URL"] = redis_url

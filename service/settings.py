@@ -9,6 +9,7 @@ from typing import Annotated, Final
 from limits import parse
 from pydantic import AfterValidator, AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis import ConnectionPool
 
 LIMIT_OFF: Final = "off"
 DEFAULT_ADDRESS_LIMIT: Final = "600/minute"
@@ -30,6 +31,15 @@ def _origins(value: str) -> str:
     return value
 
 
+def _redis(value: str) -> str:
+    try:
+        ConnectionPool.from_url(value)
+    except ValueError:  # its words hold what a wrong address hides, such as a part of the password
+        raise ValueError("must be an address as redis://host:6379/0, rediss://... or unix://path") from None
+    return value
+
+
+RedisUrl = Annotated[str, AfterValidator(_redis)]
 Origins = Annotated[str, AfterValidator(_origins)]
 Rate = Annotated[str, AfterValidator(_rate)]
 
@@ -37,14 +47,16 @@ Rate = Annotated[str, AfterValidator(_rate)]
 class Settings(BaseSettings):
     """What an operator may change. Every field is documented in docs/api.md; a test compares the two."""
 
-    model_config = SettingsConfigDict(env_prefix="RECSYS_", frozen=True, populate_by_name=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="RECSYS_", frozen=True, populate_by_name=True, extra="ignore", hide_input_in_errors=True
+    )
 
     data_dir: Path = Path("data")
     shop: str = Field(default="default", pattern=r"^[a-zA-Z0-9_-]{1,64}$")
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     workers: int = Field(default=1, ge=1, le=256)
-    redis_url: str | None = Field(
+    redis_url: RedisUrl | None = Field(
         default=None, validation_alias=AliasChoices("RECSYS_REDIS_URL", "REDIS_URL"), repr=False
     )
     database_url: str | None = Field(

@@ -37,6 +37,8 @@ OLDEST_SECONDS: Final = 5.0
 """One that has waited longer is dropped: what its shopper knows has changed."""
 ANSWER_SECONDS: Final = 30.0
 """A process that does not answer for so long is started anew; it loads its bundle first."""
+REST_SECONDS: Final = 30.0
+"""After which one that failed is started again: where its bundle is gone it would fail each time."""
 LINE_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -50,6 +52,8 @@ class Shadow:
         self._pointer: TrafficShare | None = None
         self._waiting: deque[dict[str, Any]] = deque()
         self._came = asyncio.Event()
+        self._rests = ("", 0.0)
+        """Which bundle failed, and until when it is left alone."""
 
     def follow(self, pointer: TrafficShare | None) -> None:
         """Answer with this bundle, or no more."""
@@ -98,7 +102,7 @@ class Shadow:
     async def run(self) -> None:
         """Answer with one process for as long as its bundle is the shadow."""
         pointer = self._pointer
-        if pointer is None:
+        if pointer is None or (pointer.version == self._rests[0] and self._clock() < self._rests[1]):
             return
         process = await self._started(pointer.version)
         logger.info("bundle %s is the shadow of %.4g of the requests", pointer.version, pointer.share)
@@ -110,6 +114,7 @@ class Shadow:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._came.wait(), self._settings.reload_seconds)
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            self._rests = pointer.version, self._clock() + REST_SECONDS
             self._metrics.shadowed("failed")
             logger.error("the shadow %s does not answer: %r", pointer.version, error)  # noqa: TRY400
         finally:

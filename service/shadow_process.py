@@ -22,6 +22,8 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from recsys.bundle import load_bundle, require_name
+from recsys.privacy.pseudonyms import Pseudonyms
+from recsys.privacy.tombstones import Tombstones
 from recsys.tables import CATALOGUE_LOG
 from service.answering import Answering, rows_of
 from service.answers import Recorded, Ruling
@@ -33,6 +35,7 @@ from service.rules import RulesHolder
 from service.schemas import RecommendRequest
 from service.session_store import RECORD
 from service.settings import Settings
+from service.veil import veiled
 
 LOWEST_PRIORITY: Final = 19
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -117,12 +120,14 @@ def main() -> None:
     os.nice(LOWEST_PRIORITY)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is the worker's to end this process
     settings, version = Settings(), require_name(sys.argv[1])
-    bundle = load_bundle(settings.data_dir / "bundles" / version)
+    tombstones = Tombstones(settings.data_dir, Pseudonyms(settings.data_dir, settings.privacy_key))
+    bundle = veiled(load_bundle(settings.data_dir / "bundles" / version), tombstones)
     live = LiveBundle(bundle, LiveCatalogue(bundle, CatalogueLog(settings.data_dir / CATALOGUE_LOG)))
     rules = RulesHolder(settings.rules, Metrics(settings.shop, CollectorRegistry()))
     responder = Responder(live, rules)
     looked = time.monotonic()
     for line in sys.stdin.buffer:
+        tombstones.follow()
         if time.monotonic() - looked > settings.reload_seconds:
             asyncio.run(rules.reload())
             looked = time.monotonic()

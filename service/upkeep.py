@@ -78,6 +78,7 @@ class Upkeep:
                 _every(self.settings.guardrail_ctr_seconds, self.guardrail.look_at_clicks), name="clicks"
             ),
             asyncio.create_task(_every(self.settings.reload_seconds, self.shadow.run), name="shadow"),
+            asyncio.create_task(_every(1.0, self.presence.look), name="presence"),
             asyncio.create_task(self.load.watch(), name="load"),
         ]
         with self.presence.shown():

@@ -114,13 +114,18 @@ def replay(
     """Make an answer of the log again: with its candidates, their scores, the rules, and why an item was not shown."""
     import orjson
 
-    from recsys.store.database import database_url, opened
+    from recsys.store.database import database_url, exists, opened
+    from recsys.store.migrate import version
+    from recsys.store.schema import HEAD
     from service.retrace import retrace
     from service.retrace_tables import as_json as to_json
     from service.retrace_tables import print_retraced
 
     served = settings(data_dir=data_dir, database_url=database)
-    with opened(database_url(data_dir, database)) as engine:
+    url = database_url(data_dir, database)
+    with opened(url) as engine:
+        if not exists(url) or version(engine) != HEAD:
+            raise UserError("there is no log yet, or one of another version: `recsys serve` makes it")
         found = retrace(data_dir, engine, request_id, rules=served.rules, plan=served.experiments)
     if as_json:
         typer.echo(orjson.dumps(to_json(found, number, item or ()), option=orjson.OPT_INDENT_2).decode())

@@ -38,10 +38,20 @@ DEFAULT_DATA_DIR = Path("data")
 
 
 def settings(**given: Any) -> Settings:
-    """The environment's settings, and what was given on the command line."""
+    """The environment's settings, and what was given on the command line.
+
+    Raises:
+        UserError: one of them cannot be.
+    """
+    from pydantic import ValidationError
+
+    from service.schemas import in_words
     from service.settings import Settings
 
-    return Settings(**{name: value for name, value in given.items() if value is not None})
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise UserError(f"the settings (docs/api.md) cannot be used: {in_words(error)}") from None
 
 
 def parse_share(text: str) -> float:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
+from rich.console import Console
 
 from recsys.cli.files import the_files
 from recsys.cli.options import DEFAULT_DATA_DIR, Database, DataDir, console, settings
@@ -35,15 +36,18 @@ def export(
 ) -> None:
     """Write all that is known of a shopper, as JSON lines (docs/privacy.md)."""
     from pipelines.forgetting import rows_of
-    from recsys.bundle import load_bundle
+    from recsys.bundle import BundleError, load_bundle
     from recsys.privacy.deletions import Order
     from recsys.publish import bundle_versions
     from service.veil import veiled
 
     with _opened(data_dir, database) as privacy:
-        bundles = data_dir / "bundles"
-        newest_first = bundle_versions(bundles)[::-1]
-        known = [veiled(load_bundle(bundles / version), privacy.tombstones) for version in newest_first]
+        known = []
+        for version in reversed(bundle_versions(data_dir / "bundles")):
+            try:
+                known.append(veiled(load_bundle(data_dir / "bundles" / version), privacy.tombstones))
+            except BundleError as error:  # one of an older program, or damaged: nothing answers from it either
+                Console(stderr=True).print(f"without bundle {version}: {error}", style="yellow", soft_wrap=True)
         until_now = Order(user, datetime.now(UTC).isoformat())
         files = ({"kind": "row", "file": file, "row": row} for file, row in rows_of(data_dir, until_now))
         found = privacy.export(user, known, files)

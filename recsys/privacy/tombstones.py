@@ -73,7 +73,11 @@ class Tombstones:
         return sum(map(len, self._of.values()))
 
     def follow(self) -> None:
-        """Read what is new; cheap where nothing is."""
+        """Read what is new; cheap where nothing is.
+
+        Raises:
+            UserError: the list is damaged.
+        """
         try:
             if self._path.stat().st_size <= self._read:
                 return
@@ -83,8 +87,13 @@ class Tombstones:
             file.seek(self._read)
             content = file.read()
         content = content[: content.rfind(b"\n") + 1]
-        for line in filter(None, content.split(b"\n")):
-            self._take(orjson.loads(line))
+        try:
+            lines = [orjson.loads(line) for line in filter(None, content.split(b"\n"))]
+        except orjson.JSONDecodeError as error:
+            message = f"{self._path} is damaged: bring it back from a backup, or nobody who was deleted stays so"
+            raise UserError(message) from error
+        for line in lines:
+            self._take(line)
         self._read += len(content)
 
     def _stones(self, user_id: str) -> list[Tombstone]:

@@ -218,7 +218,10 @@ def _experiment(
     with console.status("fitting what needs no learning"):
         simple = write_simple_bundles(folder / "bundles", dataset.before(world.cut), world.cut)
     start, stop = (datetime.fromtimestamp(second, UTC).date() for second in (world.cut, world.until))
-    write_plan(folder / "experiments.toml", equally(configurations(ensemble.name, worse, simple)), start, stop)
+    arms = equally(configurations(ensemble.name, worse, simple))
+    write_plan(
+        folder / "experiments.toml", arms, start, stop, unit="session"
+    )  # so many arms leave each too few shoppers
     planned = plan_visits(world, constants.traffic, constants.mess, options.seed)
     visits = planned.of_some(options.visits / len(planned))
     with embedded_redis(folder / "redis") as url:

@@ -24,7 +24,7 @@ from recsys.experiments.offpolicy import Target, Trust, evaluate
 from recsys.experiments.random_log import answered, as_log, as_target, read_random_log
 from recsys.publish import served_phases
 from recsys.reality.processes import Track, side_by_side
-from recsys.reality.study import ADDED, EXPERIMENT, phase_arms, service, write_plan
+from recsys.reality.study import ADDED, EXPERIMENT, Unit, phase_arms, service, write_plan
 from recsys.simulation.clicks import ClickModel
 from recsys.simulation.constants import Constants
 from recsys.simulation.log import Log
@@ -76,6 +76,7 @@ class Order:
     """Only items of this one are shown: a campaign."""
     asked_again: int = 500
     """Random answers, at most, for which each phase is asked what it would have shown; of 0 nothing is estimated off-policy."""
+    unit: Unit = "user"
     keep: bool = False
     """The folder stays."""
 
@@ -180,7 +181,8 @@ def prepared(order: Order) -> Iterator[None]:
     order.folder.mkdir(parents=True)
     (order.folder / "bundles").symlink_to(order.bundles.resolve(), target_is_directory=True)
     copy_raw(order.data, order.folder)
-    write_plan(order.folder / "experiments.toml", phase_arms(order.shares), *map(date.fromisoformat, order.days))
+    days, salt = map(date.fromisoformat, order.days), f"{EXPERIMENT}-{order.seed}"
+    write_plan(order.folder / "experiments.toml", phase_arms(order.shares), *days, unit=order.unit, salt=salt)
     yield
     if not order.keep:
         shutil.rmtree(order.folder)
@@ -221,21 +223,33 @@ def read_month(order: Order, world: World, log: Log) -> Month:
     end = datetime.fromtimestamp(world.until, UTC)
     build_tables(order.folder, quiet, as_of=end + timedelta(days=1))
     tables = order.folder / "tables"
-    unit = pl.concat_str(pl.lit(f"session:sim-{order.seed}-"), pl.col("visit"))
-    people = log.pages.filter(~pl.col("bot")).with_columns(unit.alias("unit"), pl.col("label").alias("arm"))
+    people = with_units(order, world, log.pages.filter(~pl.col("bot"))).with_columns(pl.col("label").alias("arm"))
     whose = people.group_by("unit").agg(WHO.first().alias("who"))
     units = pl.read_parquet(tables / "experiment_units.parquet").filter(experiment=EXPERIMENT)
     expected = people.group_by("unit", "arm").agg(
         pl.col("shown").sum().alias("exposures"), pl.col("expected_clicks").sum().alias("clicks")
     )
+    of_the_month = pl.format("{}/{}", pl.lit(order.seed), "unit").alias("unit")  # in another one it is assigned anew
     return Month(
-        units=units.join(whose, on="unit", how="left").with_columns(pl.col("who").fill_null("bots")),
-        expected=expected,
-        new_items=_of_new_items(tables, units, world),
+        units=units.join(whose, on="unit", how="left").with_columns(of_the_month, pl.col("who").fill_null("bots")),
+        expected=expected.with_columns(of_the_month),
+        new_items=_of_new_items(tables, units, world).with_columns(of_the_month),
         pages=log.pages.with_columns(pl.col("visit") + order.seed * 10**9),
         moved=moved(world, order.constants, log, GRID),
         policies=_policies(order, units, expected),
     )
+
+
+def with_units(order: Order, world: World, pages: pl.DataFrame) -> pl.DataFrame:
+    """`recsys.simulation.log.PAGES` with `unit`: by what the service assigned them."""
+    session = pl.concat_str(pl.lit(f"session:sim-{order.seed}-"), pl.col("visit"))
+    if order.unit == "session":
+        return pages.with_columns(session.alias("unit"))
+    ids = [None if user_id is None else f"user:{user_id}" for user_id in world.shopper_ids]
+    users = pl.DataFrame({"user": ids}, {"user": pl.String}).with_row_index("shopper").cast({"shopper": pl.Int64})
+    known = pl.when(~pl.col("anonymous")).then("user")
+    found = pages.join(users, on="shopper", how="left", maintain_order="left")
+    return found.with_columns(pl.coalesce(known, session).alias("unit")).drop("user")
 
 
 def _of_new_items(tables: Path, units: pl.DataFrame, world: World) -> pl.DataFrame:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 import polars as pl
@@ -40,12 +39,6 @@ STEPS: Final = (("phase1", "popularity"), ("phase2", "phase1"), ("phase3", "phas
 
 CAMPAIGN_VISITS: Final = 0.25
 """The campaign's visits, for each of the experiment's."""
-ALONE: Final = ("popularity", "phase1", "phase2", "phase3")
-"""Arms that are also given to nearly all visits: in the experiment shoppers have only a share of them to tire of."""
-ALONE_SHARE: Final = 0.98
-"""An experiment has another arm."""
-ALONE_VISITS: Final = 0.05
-"""The visits of each of those, for each of the experiment's."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +65,12 @@ class Outcome:
     """What the random arm's log says of each phase off-policy, on the whole catalogue."""
     campaign: Mapping[str, Estimated]
     """The same of a campaign of few items, beside what the phase's own arm got there."""
-    alone: Mapping[str, Expectation]
-    """What an arm gets where nearly all visits are its own."""
-
-    @property
-    def visits(self) -> int:
-        """That the experiment counts."""
-        return sum(self.readout.units.values())
+    visits: int
+    """Of people, in all arms."""
 
 
-def pooled(
-    experiment: Experiment,
-    months: Sequence[Month],
-    campaign: Sequence[Month] = (),
-    alone: Mapping[str, Month] = MappingProxyType({}),
-) -> Outcome:
-    """The months' visits read out together: each is a unit of its own."""
+def pooled(experiment: Experiment, months: Sequence[Month], campaign: Sequence[Month] = ()) -> Outcome:
+    """The months read out together: a shopper is another unit in each, since each assigns them anew."""
     units, expected = (pl.concat(parts) for parts in ([m.units for m in months], [m.expected for m in months]))
     pages = pl.concat([month.pages for month in months])
     new_items = pl.concat([month.new_items for month in months])
@@ -106,7 +89,7 @@ def pooled(
         moved=_lifts(pl.concat([month.moved for month in months])),
         whole=_estimated(months),
         campaign=_estimated(campaign),
-        alone={arm: expected_of(month.pages)[arm] for arm, month in alone.items()},
+        visits=pages.filter(~pl.col("bot"))["visit"].n_unique(),
     )
 
 
@@ -135,25 +118,10 @@ def _estimated(months: Sequence[Month]) -> dict[str, Estimated]:
     return {phase: Evidence.together([month.policies[phase] for month in months]).estimated() for phase in phases}
 
 
-def alone(whole: Order, visits_share: float) -> dict[str, Order]:
-    """A month for each of `ALONE`, of the same visits."""
-    return {
-        arm: replace(
-            whole,
-            folder=whole.folder.with_name(f"alone-{arm}"),
-            shares={"random": round(1 - ALONE_SHARE, 4), arm: ALONE_SHARE},
-            visits_share=visits_share,
-            asked_again=0,
-        )
-        for arm in ALONE
-    }
-
-
 def run(
     data: Path, folder: Path, scratch: Path, constants: Constants, visits: int, seed: int, console: Console
 ) -> Outcome:
-    """All of it from the tables below `data`: bundles below `folder`, months below `scratch`. About so many visits, and those of the campaign
-    and of single arms.
+    """All of it from the tables below `data`: bundles below `folder`, months below `scratch`. About so many visits, and those of the campaign.
 
     Raises:
         UserError: there are no tables, or not of that month.
@@ -185,9 +153,10 @@ def run(
         visits_share=min(1.0, CAMPAIGN_VISITS * visits / of_a_month / 2),
         category=category,
         asked_again=4_000,
+        # What a policy would have got is estimated for the same visits, tired as they were of all that was shown.
+        unit="session",
     )
-    single = alone(whole, min(1.0, ALONE_VISITS * visits / of_a_month))
-    orders = [*whole.times(n), *campaign.times(2), *single.values()]
+    orders = [*whole.times(n), *campaign.times(2)]
     months = simulate_months(orders, round(of_a_month * sum(one.visits_share for one in orders)), console)
     experiment = write_plan(scratch / "experiments.toml", phase_arms(SHARES), *days)
-    return pooled(experiment, months[:n], months[n : n + 2], dict(zip(single, months[n + 2 :], strict=True)))
+    return pooled(experiment, months[:n], months[n:])

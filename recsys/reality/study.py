@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import polars as pl
 from prometheus_client import CollectorRegistry
@@ -44,9 +44,12 @@ SHARES: Final[Mapping[str, float]] = {
     "phase2": 0.12,
     "phase3": 0.12,
 }
-"""Of the visits. What every lift is measured against gets most: of k arms with r times its CTR each, the root of k * r times as much as one is best."""
+"""Of the units. What every lift is measured against gets most: of k arms with r times its CTR each, the root of k * r times as much as one is best."""
 ADDED: Final[Mapping[str, float]] = {"random_plus5": 1.05}
 """Whose items shoppers click so many times as often, on purpose: an effect that the experiment has to find."""
+Unit = Literal["user", "session"]
+"""What is assigned to an arm. Users tire of what their own arm shows them, as all would if it were shown to all; of visits that are
+assigned one by one, each pays for what the others have shown. Anonymous visits are units of their own either way."""
 Configurations = Mapping[str, Mapping[str, object]]
 """What an experiment's file says of each arm, by its name."""
 METRICS: Final = ("ctr", "conversion", "revenue_per_unit", "total_revenue_per_unit")
@@ -104,14 +107,17 @@ def phase_arms(shares: Mapping[str, float]) -> Configurations:
     return {name: {"share": share, "phase": name.partition("_")[0]} for name, share in shares.items()}
 
 
-def write_plan(path: Path, arms: Configurations, start: date, stop: date) -> Experiment:
-    """Every visit is in one of the arms."""
+def write_plan(
+    path: Path, arms: Configurations, start: date, stop: date, *, unit: Unit = "user", salt: str = EXPERIMENT
+) -> Experiment:
+    """Every unit is in one of the arms; another `salt` assigns them anew."""
     tables = "\n".join(
         f"    {{ {', '.join(f'{key} = {_toml(value)}' for key, value in {'name': name, **given}.items())} }},"
         for name, given in arms.items()
     )
     path.write_text(
-        f'[layers.ranking]\nunit = "session"\n\n[[experiments]]\nname = "{EXPERIMENT}"\nlayer = "ranking"\ncontrol = "random"\n'
+        f'[layers.ranking]\nunit = "{unit}"\n\n'
+        f'[[experiments]]\nname = "{EXPERIMENT}"\nsalt = "{salt}"\nlayer = "ranking"\ncontrol = "random"\n'
         f"start = {start}\nstop = {stop}\nmetrics = {list(METRICS)}\narms = [\n{tables}\n]\n"
     )
     (experiment,) = read_plan(path).experiments

@@ -73,7 +73,6 @@ def lifts_table(outcome: Outcome) -> Table:
                 f"{100 * true[arm].ctr:.3f}",
                 percent(estimate),
                 percent(lift(outcome.expected, arm)),
-                f"{100 * (outcome.alone[arm].ctr / true['random'].ctr - 1):.1f}" if arm in outcome.alone else NONE,
                 "" if claim is None else f"+{claim:.0%}",
                 "" if claim is None or estimate is None else estimate[1] > claim,
                 *(percent(lift(outcome.readout, arm, metric)) for metric in METRICS[1:]),
@@ -81,11 +80,10 @@ def lifts_table(outcome: Outcome) -> Table:
         )
     columns = [
         "arm",
-        "visits",
+        "units",
         "true CTR %",
         "CTR lift % [95%]",
         "expected lift % [95%]",
-        "true lift % if all visits get it",
         "claim",
         "lower bound above it",
     ]
@@ -93,7 +91,8 @@ def lifts_table(outcome: Outcome) -> Table:
     note = (
         "Lifts over random items, one look at the end. Expected: the same estimate from what the simulator, which knows every chance, expected of the "
         "answers that were really given, without the noise of single clicks. Conversion: orders that follow from a seen item, per exposure; revenue of a "
-        "visit: attributed, and all of it. Shoppers tire of what any arm has shown them, so a lift holds for an arm with its share of the visits; beside it the same where an arm has nearly all of them, in months of its own with fewer visits. random_again is random a second time (A/A); of random_plus5 items, random too, shoppers click 5% more on purpose."
+        "unit: attributed, and all of it. A unit is a shopper in a month, who stays in one arm and so tires of what that arm shows, or an anonymous visit. random_again is random a "
+        "second time (A/A); of random_plus5 items, random too, shoppers click 5% more on purpose."
     )
     return Table("Arms against random items", [*columns, *names], rows, note)
 
@@ -168,10 +167,10 @@ def slices_table(outcome: Outcome) -> Table:
         if arm != outcome.experiment.control
     ]
     sizes = {name: sum(readout.units.values()) for name, readout in outcome.slices.items()}
-    columns = ["arm", "all", *(f"{name} ({size:,} visits)" for name, size in sizes.items())]
+    columns = ["arm", "all", *(f"{name} ({size:,} units)" for name, size in sizes.items())]
     note = (
         "In % with 95% intervals. Known: logged in, and bought before the cut; new: logged in, first purchase after it; new items: first met after it, "
-        "visits that were shown any."
+        "units that were shown any."
     )
     return Table("CTR lifts over random, by who visits and of new items", columns, rows, note)
 

@@ -30,7 +30,7 @@ def database_url(data_dir: Path, given: str | None = None) -> URL:
         return URL.create("sqlite", database=str(data_dir / SQLITE_FILE))
     try:
         url = make_url(given)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # the latter of a port that is no number
         raise UserError("DATABASE_URL is no address; write it as postgresql://user@host/name") from error
     if url.drivername in ("postgres", "postgresql"):
         url = url.set(drivername="postgresql+psycopg")

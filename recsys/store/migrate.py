@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Engine, inspect, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 
 from recsys.errors import UserError
 from recsys.store.database import reading, writing
@@ -24,14 +24,14 @@ def version(engine: Engine) -> str | None:
     """The migration that the database is at, None before the first.
 
     Raises:
-        UserError: the database cannot be reached.
+        UserError: the database cannot be reached, or the file is none.
     """
     try:
         with reading(engine) as connection:
             if not inspect(connection).has_table("alembic_version"):
                 return None
             return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    except OperationalError as error:
+    except DatabaseError as error:
         where = engine.url.render_as_string(hide_password=True)
         raise UserError(f"the database {where} cannot be used: {error.orig}") from error
 

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ import httpx
 import pytest
 
 from recsys.store.schema import EVENTS
+from service.keys import Role, create_key
 from tests.shop import logged, publish_tiny_shop, running_service
 
 CLIENTS = 4
@@ -139,6 +141,27 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(data_dir: Path) -> Non
         eventually(lambda: len(workers_of(url) - {victim}) == 2)
         assert workers_of(url) & before == before - {victim}
         assert "recsys_load_level" in httpx.get(f"{url}/metrics", timeout=60).text
+
+
+def test_workers_whose_parent_is_killed_leave_and_the_next_one_serves(data_dir: Path) -> None:
+    with two_workers(data_dir) as url:
+        before = workers_of(url)
+        os.kill(parent_of(url), signal.SIGKILL)
+        eventually(lambda: not any(b"spawn_main" in read(Path(f"/proc/{pid}/cmdline")) for pid in before))
+    with running_service(data_dir) as url:  # with the Redis that was left behind
+        assert httpx.get(f"{url}/recommend", params={"k": 3}, timeout=60).json()["degraded"] is False
+
+
+def test_a_worker_that_starts_when_the_keys_are_gone_lets_nobody_in(data_dir: Path) -> None:
+    keys = data_dir / "keys.json"
+    create_key(keys, "boss", Role.ADMIN, datetime.now(UTC))
+    with two_workers(data_dir) as url:
+        before = workers_of(url)
+        eventually(lambda: all(map(mapped, before)))
+        keys.unlink()
+        os.kill(min(before), signal.SIGKILL)
+        eventually(lambda: b"KeysError" in (data_dir / "service.log").read_bytes())
+        assert {httpx.get(f"{url}/metrics", timeout=60).status_code for _ in range(10)} == {401}
 
 
 def test_workers_are_replaced_at_a_hang_up_and_no_request_fails(data_dir: Path) -> None:

@@ -78,7 +78,7 @@ def test_only_the_shops_pages_may_read_answers(client: httpx.Client, origin: str
     asked = {
         "origin": origin,
         "access-control-request-method": "POST",
-        "access-control-request-headers": "authorization, content-type",
+        "access-control-request-headers": "authorization, content-type, x-deadline-ms",
     }
     assert client.options("/events", headers=asked).status_code == (200 if allowed else 400)
 

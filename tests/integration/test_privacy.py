@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ import pytest
 import redis
 from sqlalchemy import Table
 
+from recsys.publish import live_version
 from recsys.store.schema import EXPOSURES, METADATA, VERDICTS
 from service.embedded_redis import socket_url
 from tests.integration.test_service import ask, eventually, ids
@@ -155,6 +157,7 @@ def test_a_shopper_is_shown_everything(shop: Shop) -> None:
     assert answer.headers["content-type"] == "application/x-ndjson"
     lines = [orjson.loads(line) for line in answer.content.splitlines()]
     assert lines[0]["kind"] == "export" and lines[0]["without"] == ["log", "raw", "tables"]
+    assert lines[0]["places"] == ["database", "redis", f"bundles/{live_version(shop.data_dir / 'bundles')}"]
     kinds = [line["kind"] for line in lines]
     assert {kind: kinds.count(kind) for kind in ("event", "exposure", "render", "login")} == {
         "event": 2, "exposure": 2, "render": 2, "login": 1,
@@ -168,6 +171,18 @@ def test_a_shopper_is_shown_everything(shop: Shop) -> None:
     ]
     assert len([line for line in known if line["kind"] == "known"]) > 20 and known[-1]["kind"] == "profile"
     assert shop.client.post("/privacy/export", json={"user_id": "x" * 300}).status_code == 422
+
+
+def test_a_bundle_that_cannot_be_read_is_named_and_keeps_nobody_from_an_export(shop: Shop) -> None:
+    live, old = live_version(shop.data_dir / "bundles"), "20200101T000000-phase1-00000000"
+    manifest = shop.data_dir / "bundles" / old / "manifest.json"
+    manifest.parent.mkdir()
+    manifest.write_text('{"format": 1}')  # of an older program
+    lines = [orjson.loads(line) for line in run(shop, "privacy", "export", "household-05").splitlines()]
+    assert lines[0]["places"] == ["database", "redis", f"bundles/{live}", "log", "raw", "tables"]
+    assert lines[0]["without"] == [f"bundles/{old}"]
+    assert any(line["kind"] == "known" and line["model_version"] == live for line in lines)
+    shutil.rmtree(manifest.parent)
 
 
 def test_a_deleted_shopper_is_gone_and_a_stranger_when_they_come_back(shop: Shop) -> None:

@@ -200,6 +200,24 @@ def test_a_canary_is_ended_once_whoever_sees_it_first(tmp_path: Path) -> None:
     assert sorted(counted) == [False, True]
 
 
+def test_an_end_that_could_not_be_written_is_written_as_soon_as_it_can(tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    bundles.mkdir()
+    (bundles / "canary").write_bytes(orjson.dumps({"version": "b", "share": 0.5, "since": 0.0}))
+    (bundles / "ledger.jsonl").mkdir()  # no entry can be written, as on a full disk
+    found = [Watched("b", NAME, 0.0, watch(1_000, degraded=500), watch(1_000))]
+    engine, metrics = open_database(database_url(tmp_path)), Metrics("shop", CollectorRegistry())
+    guard = Guardrail(bundles, engine, lambda: found[0] if found else None, found.clear, metrics, SETTINGS)
+    with pytest.raises(OSError, match="directory"):
+        asyncio.run(guard.look())
+    assert not found  # in this worker
+    (bundles / "ledger.jsonl").rmdir()
+    asyncio.run(guard.look())
+    assert traffic_share(bundles, "canary") is None
+    (entry,) = read_ledger(bundles)
+    assert entry.reason.startswith("errors: 0.5 for 0 of control")
+
+
 def test_a_canary_that_holds_goes_on(tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
     bundles.mkdir()

@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -140,6 +142,14 @@ def test_a_service_closes_with_the_first_key_and_stays_closed(path: Path) -> Non
     assert registry.get_sample_value("recsys_keys_stale", {"shop": "s"}) == 0
 
 
+def test_keys_that_are_named_have_to_be_there(path: Path, tmp_path: Path) -> None:
+    named = Settings(data_dir=tmp_path, keys=path)  # on this machine alone, where a proxy may stand
+    with pytest.raises(KeysError, match=r"keys\.json cannot be read"):
+        require_keys(named)
+    create_key(path, "boss", Role.ADMIN, NOW)
+    require_keys(named)
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.5", "shop.example"])
 def test_without_keys_only_this_machine_is_listened_to(tmp_path: Path, host: str) -> None:
     with pytest.raises(KeysError, match="recsys keys create"):
@@ -177,3 +187,13 @@ def test_a_file_that_may_not_be_read_is_refused(path: Path) -> None:
     path.chmod(0)
     with pytest.raises(KeysError, match="cannot be read"):
         read_keys(path)
+
+
+def test_of_many_who_change_the_keys_at_once_nobody_undoes_another(path: Path) -> None:
+    create_key(path, "leaked", Role.ADMIN, NOW)
+    names = {f"till-{n}" for n in range(8)}
+    changes = [partial(create_key, path, name, Role.SERVER, NOW) for name in names]
+    with ThreadPoolExecutor(9) as pool:
+        done = [pool.submit(change) for change in [*changes, partial(revoke_key, path, "leaked")]]
+    assert [one.exception() for one in done] == [None] * 9
+    assert {key.name for key in read_keys(path).keys} == names

@@ -78,6 +78,11 @@ def test_a_canary_is_promoted(data_dir: Path) -> None:
     assert f"live: {second}" in run(data_dir, "rollback", "--undo").stdout
 
 
+def test_without_a_log_nothing_is_replayed(data_dir: Path) -> None:
+    failed = run(data_dir, "replay", "5f0c6b1d9a2e1").exception
+    assert isinstance(failed, UserError) and "there is no log yet" in str(failed)
+
+
 def test_one_place_at_a_time(data_dir: Path) -> None:
     for options in (("--beside", "--canary", "5%"), ("--canary", "5%", "--shadow", "5%")):
         failed = run(data_dir, "publish", *options).exception

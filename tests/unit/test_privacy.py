@@ -101,6 +101,13 @@ def test_a_line_that_a_crash_has_torn_is_written_over(deletions: Deletions, tmp_
     assert len(path.read_bytes().splitlines()) == 2
 
 
+def test_a_list_that_is_damaged_is_said_to_be(deletions: Deletions, tmp_path: Path) -> None:
+    deletions.begin("anna", NOW)
+    (tmp_path / "privacy" / "tombstones.jsonl").write_bytes(b"garbage\n")
+    with pytest.raises(UserError, match="is damaged: bring it back from a backup"):
+        Tombstones(tmp_path, Pseudonyms(tmp_path))
+
+
 def test_an_index_does_not_find_who_is_deleted(deletions: Deletions, tmp_path: Path) -> None:
     index = HashIndex.build(["anna", "ben"])
     receipt = deletions.begin("anna", NOW)

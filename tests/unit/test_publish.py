@@ -16,6 +16,7 @@ from recsys.errors import UserError
 from recsys.experiments.gate import GateError
 from recsys.ledger import read_ledger, standing
 from recsys.publish import (
+    Role,
     bundle_versions,
     end,
     live_version,
@@ -142,7 +143,7 @@ def test_a_rollback_is_undone_once(bundles: Path, versions: list[str]) -> None:
     rollback(bundles)
     assert rollback(bundles, undo=True) == third
     assert [entry.action for entry in read_ledger(bundles)[-2:]] == ["rollback", "undo"]
-    with pytest.raises(BundleError, match="nothing to roll back to"):
+    with pytest.raises(BundleError, match="there is none to take back"):
         rollback(bundles, undo=True)
     assert rollback(bundles) == second
 
@@ -154,7 +155,7 @@ def test_what_was_published_after_a_rollback_rolls_back_to_what_was_live_then(
     rollback(bundles)
     publish(bundles, fourth)
     assert standing(read_ledger(bundles)).stack[-2:] == (second, fourth)
-    with pytest.raises(BundleError, match="nothing to roll back to"):
+    with pytest.raises(BundleError, match="there is none to take back"):
         rollback(bundles, undo=True)  # the rollback is not the last thing that was done
     assert rollback(bundles) == second
     assert third in standing(read_ledger(bundles)).withdrawn
@@ -228,6 +229,49 @@ def test_a_pointer_of_a_canary_that_cannot_be_is_refused(tmp_path: Path, content
     (tmp_path / "canary").write_bytes(content)
     with pytest.raises(BundleError):
         traffic_share(tmp_path, "canary")
+
+
+@pytest.mark.parametrize("role", ["canary", "shadow"])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"version": "../x", "share": 0.1, "since": 0}'])
+def test_a_damaged_pointer_beside_the_live_one_keeps_nobody_from_going_back(
+    bundles: Path, versions: list[str], role: Role, content: bytes
+) -> None:
+    (bundles / role).write_bytes(content)
+    assert rollback(bundles) == versions[1]
+    (bundles / role).write_bytes(content)
+    assert publish(bundles, versions[3]) == versions[3]
+    (bundles / role).write_bytes(content)
+    assert end(bundles, role) is None
+    assert not (bundles / role).exists()
+
+
+def test_a_canary_ends_also_while_the_live_pointer_is_damaged(bundles: Path, versions: list[str]) -> None:
+    new = publish(bundles, versions[3], canary=0.1)
+    (bundles / "live").write_text("")
+    assert end(bundles, "canary", by="guardrail", reason="errors") == new
+    assert traffic_share(bundles, "canary") is None
+
+
+def test_a_canary_that_the_undoing_of_a_rollback_makes_live_is_none_any_more(
+    bundles: Path, versions: list[str]
+) -> None:
+    _, second, third, new = versions
+    rollback(bundles)
+    publish(bundles, third, canary=0.1, force="once more")
+    assert rollback(bundles, undo=True) == third
+    assert traffic_share(bundles, "canary") is None
+    assert rollback(bundles) == second
+    assert publish(bundles, new) == new
+
+
+def test_a_promotion_that_was_killed_half_way_keeps_nobody_from_going_back(bundles: Path, versions: list[str]) -> None:
+    *_, third, new = versions
+    publish(bundles, new, canary=0.1)
+    pointer = (bundles / "canary").read_bytes()
+    promote(bundles)
+    (bundles / "canary").write_bytes(pointer)
+    assert rollback(bundles) == third
+    assert traffic_share(bundles, "canary") is None  # or a share of the shoppers would still get it
 
 
 def test_a_bundle_that_lists_nothing_takes_no_place_by_itself(

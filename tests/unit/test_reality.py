@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -17,15 +19,15 @@ from recsys.reality.accuracy import Degradation
 from recsys.reality.arms import POPULARITY, RANDOM, Sums, Trial, configurations, equally
 from recsys.reality.engineer import ROOT, closure, declared_requirements, lines_by_package
 from recsys.reality.money import Rates, Serving, Shop, infrastructure, roi_inputs
-from recsys.reality.months import Order
-from recsys.reality.outcome import alone
+from recsys.reality.months import Order, with_units
 from recsys.reality.page import failing
 from recsys.reality.rollback import all_switched
 from recsys.reality.runbook import RUNBOOK, read_runbook
 from recsys.reality.serving import DrillError
-from recsys.reality.study import SHARES, phase_arms, read_world, write_plan
+from recsys.reality.study import SHARES, Unit, phase_arms, read_world, write_plan
 from recsys.reality.traffic import Seen
 from recsys.simulation.constants import Constants
+from recsys.simulation.world import World
 from tests.unit.test_simulation import frame, items_frame
 
 
@@ -46,17 +48,28 @@ def test_a_shop_without_the_month_of_the_study_is_told_so_before_anything_is_fit
             read_world(tmp_path)
 
 
-def test_an_arm_alone_has_nearly_all_visits_of_the_same_month(tmp_path: Path) -> None:
-    whole = Order(
-        tmp_path / "month", tmp_path, tmp_path, ("2017-12-01", "2018-01-01"), SHARES, Constants.read(), seed=3
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [
+        ("user", ["user:ann", "session:sim-3-1", "session:sim-3-2"]),
+        ("session", [f"session:sim-3-{n}" for n in range(3)]),
+    ],
+)
+def test_a_page_belongs_to_what_the_service_assigned(tmp_path: Path, unit: Unit, expected: list[str]) -> None:
+    order = Order(
+        tmp_path, tmp_path, tmp_path, ("2017-12-01", "2018-01-01"), SHARES, Constants.read(), seed=3, unit=unit
     )
-    orders = alone(whole, 0.1)
-    assert list(orders) == ["popularity", "phase1", "phase2", "phase3"]
-    assert len({order.folder for order in orders.values()} | {whole.folder}) == 5
-    for arm, order in orders.items():
-        assert (order.seed, order.visits_share, order.asked_again) == (3, 0.1, 0)
-        plan = write_plan(tmp_path / "plan.toml", phase_arms(order.shares), date(2017, 12, 1), date(2018, 1, 1))
-        assert plan.split.share(arm) == pytest.approx(0.98)
+    world = cast("World", SimpleNamespace(shopper_ids=("ann", None)))
+    pages = pl.DataFrame({"visit": [0, 1, 2], "shopper": [0, 0, 1], "anonymous": [False, True, True]})
+    assert with_units(order, world, pages)["unit"].to_list() == expected
+
+
+def test_another_salt_assigns_shoppers_anew(tmp_path: Path) -> None:
+    days, arms = (date(2017, 12, 1), date(2018, 1, 1)), phase_arms(SHARES)
+    plans = [write_plan(tmp_path / "plan.toml", arms, *days, salt=f"month-{number}") for number in (1, 1, 2)]
+    first, again, other = ([plan.split.arm(f"user:{n}") for n in range(200)] for plan in plans)
+    assert first == again
+    assert sum(one == two for one, two in zip(first, other, strict=True)) < 100
 
 
 def test_no_failure_in_a_few_hundred_answers_is_no_proof_of_three_nines() -> None:

@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
 
+from recsys.cli.options import settings
+from recsys.errors import UserError
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -38,6 +42,28 @@ def test_every_setting_is_documented_with_its_default() -> None:
         )
         # Once: what merges double says two things.
         assert text.count(f"| `RECSYS_{name.upper()}` | {default} |") == 1, name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RECSYS_PORT", "99999"),
+        ("RECSYS_WORKERS", "many"),
+        ("RECSYS_CORS_ORIGINS", "shop.example"),
+        ("REDIS_URL", "redis://:sec/ret@host:6379/0"),
+        ("RECSYS_REDIS_URL", "http://:secret@host"),
+    ],
+)
+def test_what_cannot_be_set_is_said_in_words_and_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=name.removeprefix("RECSYS_").lower() if "URL" not in name else name) as refused:
+        settings()
+    assert "sec" not in str(refused.value) and refused.value.__cause__ is None
+    with pytest.raises(ValidationError) as raw:
+        Settings()
+    assert value not in str(raw.value) or "URL" not in name
 
 
 def test_a_serving_process_imports_no_training_library() -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +19,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from recsys.errors import UserError
+from recsys.privacy.deletions import Deletions
+from recsys.privacy.pseudonyms import Pseudonyms
 from recsys.publish import TrafficShare
 from recsys.ranking import EMPTY_RANKING
 from service.answering import Answering
@@ -101,6 +107,33 @@ def test_the_same_bundle_is_equal_to_itself(live: LiveBundle) -> None:
     assert (empty["outcome"], empty["overlap"], empty["correlation"]) == ("empty", 0.0, None)
 
 
+def test_the_process_knows_nobody_who_was_deleted(tmp_path: Path) -> None:
+    version = publish_tiny_shop(tmp_path)
+    live = open_live(tmp_path, version)
+    known, request = Shopper(live.bundle.histories.of("household-03")), RecommendRequest(user_id="household-03", k=5)
+
+    def ids(shopper: Shopper) -> list[str]:
+        ranked = Answering.rank(live, request, shopper, seed=7).ranking
+        return [live.catalogue.item_id(row) for row in ranked.items.tolist()]
+
+    shown, strangers = ids(known), ids(Shopper())
+    assert shown != strangers
+    environment = {**os.environ, "RECSYS_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "service.shadow_process", version]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def told(items: list[str]) -> dict[str, Any]:
+            process.stdin.write(orjson.dumps(asked(items, user_id="household-03")) + b"\n")
+            process.stdin.flush()
+            found: dict[str, Any] = orjson.loads(process.stdout.readline())
+            return found
+
+        assert told(shown)["overlap"] == 1.0
+        Deletions(tmp_path, Pseudonyms(tmp_path)).begin("household-03", time.time())
+        assert told(strangers)["overlap"] == 1.0
+
+
 def test_comparisons_are_summed_up_by_surface(tmp_path: Path) -> None:
     path = tmp_path / "v.jsonl"
     one = {
@@ -140,15 +173,20 @@ def test_what_is_too_much_is_dropped_and_what_was_degraded_is_not_offered(live: 
 def test_a_shadow_that_cannot_start_is_counted_and_harms_nobody(live: LiveBundle, tmp_path: Path) -> None:
     metrics = Metrics("shop", CollectorRegistry())
 
+    times = [1.0]
+
     async def run() -> None:
-        shadow = Shadow(Settings(data_dir=tmp_path), metrics, lambda: 1.0)
+        shadow = Shadow(Settings(data_dir=tmp_path), metrics, lambda: times[-1])
         shadow.follow(TrafficShare("no-such-bundle", 1.0, 0.0))
         answer = Answer(EMPTY_RANKING, "phase1", False, ())
-        shadow.offer(Line(live, RulesHolder(None, metrics)), RecommendRequest(), NOT_READ, 0.0, answer, ())
-        await shadow.run()
+        # In between it is left alone: to start it again each second would cost more than it tells.
+        for now in (1.0, 20.0, 40.0):
+            times.append(now)
+            shadow.offer(Line(live, RulesHolder(None, metrics)), RecommendRequest(), NOT_READ, now, answer, ())
+            await shadow.run()
 
     asyncio.run(run())
-    assert b'recsys_shadow_requests_total{outcome="failed",shop="shop"} 1.0' in metrics.text()
+    assert b'recsys_shadow_requests_total{outcome="failed",shop="shop"} 2.0' in metrics.text()
 
 
 def test_a_shadow_may_read_what_the_live_bundle_does_not(live: LiveBundle, tmp_path: Path) -> None:

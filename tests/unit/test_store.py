@@ -79,12 +79,19 @@ def test_two_who_migrate_at_once_wait_for_each_other(database_url: str, tmp_path
         engine.dispose()
 
 
-@pytest.mark.parametrize("url", ["mysql://host/name", "no address"])
+@pytest.mark.parametrize("url", ["mysql://host/name", "no address", "postgresql://u:secret@host:port/name"])
 def test_another_kind_of_database_is_refused(tmp_path: Path, url: str) -> None:
-    with pytest.raises(UserError, match="DATABASE_URL"):
+    with pytest.raises(UserError, match="DATABASE_URL") as refused:
         database.database_url(tmp_path, url)
+    assert "secret" not in str(refused.value)
     with pytest.raises(UserError, match="cannot be used"):
         migrate.version(open_database(database.database_url(tmp_path, "postgresql://x@/y?host=/nowhere")))
+
+
+def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "recsys.db").write_bytes(b"no database, as after a disk that failed" * 100)
+    with database.opened(database.database_url(tmp_path)) as engine, pytest.raises(UserError, match="not a database"):
+        migrate.upgrade(engine)
 
 
 def test_sqlite_syncs_every_commit(tmp_path: Path) -> None:
