@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.sharedctypes import SynchronizedArray
 from typing import Final, TypeVar
 
@@ -66,10 +66,20 @@ def _count_in(counts: SynchronizedArray[int]) -> None:
 
 
 def _tracked(work: Callable[[Order, Track], Result], number: int, order: Order) -> Result:
-    return work(order, partial(_track, number))
+    try:
+        return work(order, partial(_track, number))
+    except _AbandonedError:
+        os._exit(1)  # all is cleared up; the pool's worker would wait for another order for ever
+
+
+class _AbandonedError(Exception):
+    """The process that asked for a simulation is gone."""
 
 
 def _track(number: int, visits: Iterable[int]) -> Iterator[int]:
+    parent = parent_process()
     for visit in visits:
+        if parent is not None and not parent.is_alive():
+            raise _AbandonedError
         yield visit
         _counts[number] += 1

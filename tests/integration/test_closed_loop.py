@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -156,3 +161,40 @@ def test_work_is_done_side_by_side_and_the_first_error_ends_it() -> None:
     assert side_by_side(_squared, [3, 4, 5], 12, QUIET) == [9, 16, 25]
     with pytest.raises(ValueError, match="no square"):
         side_by_side(_squared, [2, -1], 2, QUIET)
+
+
+def _endless(pids: str, track: Track) -> int:
+    with Path(pids).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    return sum(time.sleep(0.01) or 1 for _ in track(itertools.count()))
+
+
+def _wait_for_ever(pids: str) -> None:
+    side_by_side(_endless, [pids, pids], 2, QUIET)
+
+
+def test_who_simulates_for_nobody_stops(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    parent = get_context("spawn").Process(target=_wait_for_ever, args=(str(pids),))
+    parent.start()
+    try:
+        _within(240, lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    finally:
+        parent.kill()
+        parent.join()
+    _within(60, lambda: not any(_is_running(int(pid)) for pid in pids.read_text().split()))
+
+
+def _within(seconds: float, holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _is_running(pid: int) -> bool:
+    """Also a zombie is none that runs: whoever took over the orphans may not look after them."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
