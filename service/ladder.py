@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from recsys.ranking import Mask, Model, Query, Ranking
 from service.schemas import RecommendRequest
 
 REMEMBERED: Final = 10_000
-"""Shoppers, each with an answer for every surface that they were on."""
+"""Answers."""
 REMEMBER_SECONDS: Final = 600.0
 MOST: Final = 100
 """Items of an answer that are kept: some may not be shown any more when it is needed."""
@@ -100,34 +100,31 @@ class Memory:
     """The last full answer of each shopper on each surface, in this process, for a few minutes."""
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[tuple[str, str], dict[Surface, _Entry]] = OrderedDict()
+        self._entries: OrderedDict[_Where, _Entry] = OrderedDict()
+        """The one that was kept longest ago first."""
 
     def keep(
         self, request: RecommendRequest, version: str, said: Ranking, name: str, n_events: int, now: float
     ) -> None:
         """What bundle `version`'s model called `name` said to a shopper who had done `n_events` things. `now` is of any steady clock."""
-        who = _who(request)
-        if who is None or len(said) == 0:
+        where = _where(request)
+        if where is None or len(said) == 0:
             return
-        said = said if len(said) <= MOST else said.top(MOST)
-        model, until = cast("Model", Remembered(said, name)), now + REMEMBER_SECONDS
-        answers = self._entries.setdefault(who, {})
-        answers[request.where] = _Entry(version, _about(request), model, n_events, until)
-        self._entries.move_to_end(who)
-        if len(self._entries) > REMEMBERED:
+        # A copy: a part of a larger array would keep all of it.
+        model, until = cast("Model", Remembered(said.top(MOST), name)), now + REMEMBER_SECONDS
+        self._entries[where] = _Entry(version, _about(request), model, n_events, until)
+        self._entries.move_to_end(where)
+        while len(self._entries) > REMEMBERED or next(iter(self._entries.values())).until <= now:
             self._entries.popitem(last=False)
 
     def of(self, request: RecommendRequest, version: str, n_events: int | None, now: float) -> Model | None:
         """What was said, unless the bundle or what it goes with is another, or the shopper has done something since; `n_events` is None
         where that is unknown."""
-        who = _who(request)
-        entry = None if who is None else self._entries.get(who, _NOTHING).get(request.where)
+        where = _where(request)
+        entry = None if where is None else self._entries.get(where)
         if entry is None or (entry.version, entry.about) != (version, _about(request)) or now >= entry.until:
             return None
         return entry.model if n_events in (None, entry.n_events) else None
-
-
-_NOTHING: Final[dict[Any, _Entry]] = {}
 
 
 def _about(request: RecommendRequest) -> tuple[str, ...]:
@@ -139,8 +136,11 @@ def _about(request: RecommendRequest) -> tuple[str, ...]:
     return (request.item_id,)
 
 
-def _who(request: RecommendRequest) -> tuple[str, str] | None:
-    """Whose history an answer reads; None of a stranger's."""
+_Where = tuple[str, str, Surface]
+
+
+def _where(request: RecommendRequest) -> _Where | None:
+    """Whose history an answer reads, and on which surface; None of a stranger's."""
     if request.user_id is not None:
-        return "u", request.user_id
-    return None if request.session_id is None else ("s", request.session_id)
+        return "u", request.user_id, request.where
+    return None if request.session_id is None else ("s", request.session_id, request.where)

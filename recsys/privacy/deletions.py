@@ -41,7 +41,7 @@ PLACES: Final = (
 """What every receipt counts, zeros included; files of `raw` and `tables` have entries of their own."""
 ELSEWHERE: Final = (
     "backups of the database, of Redis and of the data folder: restore one, then run `recsys privacy resume --sweep`",
-    "bundles written before this deletion, and MLflow's copies of them (mlruns): the service hides this shopper in them; delete them when you no longer roll back to them",
+    "bundles written before this deletion, and MLflow's copies of them (mlflow/ in the data directory): the service hides this shopper in them; delete them when you no longer roll back to them",
     "what models learnt from this shopper together with others, until `first_model`",
     "counts that name nobody: item days, surface days, trends, Prometheus",
     "the shop's own systems, and access logs of proxies in front of the service",

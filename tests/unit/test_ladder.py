@@ -15,12 +15,13 @@ from recsys.events import Surface
 from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
 from recsys.ranking import EMPTY_RANKING, History, Query, Ranking
+from service import ladder
 from service.answering import Answering
 from service.answers import Shopper
 from service.bundles import LiveBundle
 from service.catalogue import LiveCatalogue
 from service.catalogue_log import CatalogueLog
-from service.ladder import REMEMBER_SECONDS, REMEMBERED, Memory, Rung, simplified
+from service.ladder import REMEMBER_SECONDS, REMEMBERED, Memory, Remembered, Rung, simplified
 from service.schemas import Filters, RecommendRequest
 from tests.factories import history
 from tests.shop import write_tiny_bundle
@@ -170,3 +171,21 @@ def test_an_answer_to_a_filtered_question_is_not_remembered(answering: Answering
     filtered = asked(filters=Filters(max_price_cents=200))
     answering._remember(live, filtered, Answering.rank(live, filtered, known), known)
     assert rung(answering, live, asked(), None, Rung.FULL) is Rung.SIMPLE
+
+
+def test_what_is_too_old_or_too_much_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ladder, "REMEMBERED", 3)
+    memory, said = Memory(), ranking(*range(200))
+    requests = [asked(f"u{n}") for n in range(5)]
+
+    def known(now: float) -> list[int]:
+        return [n for n, request in enumerate(requests) if memory.of(request, "v", None, now) is not None]
+
+    for second, request in enumerate(requests):
+        memory.keep(request, "v", said, "m", 0, float(second))
+    assert known(5.0) == [2, 3, 4] and len(memory._entries) == 3
+    assert known(ladder.REMEMBER_SECONDS + 3.0) == [4]
+    memory.keep(requests[0], "v", said, "m", 0, ladder.REMEMBER_SECONDS + 10.0)
+    assert len(memory._entries) == 1
+    kept = memory.of(requests[0], "v", 0, ladder.REMEMBER_SECONDS + 10.0)
+    assert isinstance(kept, Remembered) and len(kept.ranking) == ladder.MOST
