@@ -131,24 +131,12 @@ class BundleHistories:
         return len(self.offsets) - 1
 
     def traits_of(self, user_id: str) -> tuple[int, ItemArray]:
-        """Both of the following, for the price of one."""
+        """The code of where a user usually is, -1 where that is unknown, and those of what they told of themselves."""
         row = self.index.row(user_id)
         if row < 0:
             return NO_ITEM, self.segments[:0]
-        return int(self.regions[row]), self._segments_at(row)
-
-    def region_of(self, user_id: str) -> int:
-        """The code of where a user usually is, -1 where that is unknown."""
-        row = self.index.row(user_id)
-        return int(self.regions[row]) if row >= 0 else NO_ITEM
-
-    def segments_of(self, user_id: str) -> ItemArray:
-        """Codes of what a user told of themselves."""
-        row = self.index.row(user_id)
-        return self._segments_at(row) if row >= 0 else self.segments[:0]
-
-    def _segments_at(self, row: int) -> ItemArray:
-        return self.segments[int(self.segment_offsets[row]) : int(self.segment_offsets[row + 1])]
+        told = self.segments[int(self.segment_offsets[row]) : int(self.segment_offsets[row + 1])]
+        return int(self.regions[row]), told
 
     def of(self, user_id: str) -> History:
         """The user's history, oldest first, aged up to the end of the data; empty for a user unknown to it."""
@@ -365,14 +353,15 @@ def record_answers(
         for user_id in ("", *sample_users[:2]):
             history = histories.of(user_id) if user_id else EMPTY_HISTORY
             last = history.items[-1:].astype(np.int32)
+            region, segments = histories.traits_of(user_id)
             query = Query(
                 surface=surface,
                 history=history,
                 session_items=last,
                 cart_items=last,
                 context_item=int(last[0]) if len(last) else -1,
-                region=histories.region_of(user_id),
-                segments=histories.segments_of(user_id),
+                region=region,
+                segments=segments,
             )
             items = model.recommend(query, SMOKE_K, mask).items
             answers.append({"surface": str(surface), "user_id": user_id, "rows": [int(i) for i in items]})

@@ -101,9 +101,8 @@ def trending(
 ) -> Ranking:
     """Up to half of the first `shown` places for what shoppers want right now, ids in `trend`, then what the model says."""
     rows = (row for row in map(live.catalogue.row, trend) if row != NO_ITEM and mask[row])
-    wanted = np.fromiter(
-        islice(rows, min(k, shown // 2)), dtype=np.int32
-    )  # the first that may be shown, and no look at the others
+    # The first that may be shown, and no look at the others.
+    wanted = np.fromiter(islice(rows, min(k, shown // 2)), dtype=np.int32)
     return leading(listed(wanted, NOW), model, query, k, mask)
 
 

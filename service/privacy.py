@@ -131,11 +131,12 @@ def known(bundle: Bundle, user_id: str) -> Iterator[Line]:
             "age_days": round(float(age), 3),
         }
     if histories.index.row(user_id) >= 0:
+        region, segments = histories.traits_of(user_id)
         yield {
             "kind": "profile",
             "model_version": version,
-            "region_code": histories.region_of(user_id),
-            "segment_codes": histories.segments_of(user_id).tolist(),
+            "region_code": region,
+            "segment_codes": segments.tolist(),
         }
 
 

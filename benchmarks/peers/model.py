@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 
 from recsys.bundle import Bundle, load_bundle
+from recsys.compose import reads_history
 from recsys.events import Surface
 from recsys.ranking import EMPTY_HISTORY, NO_ITEM, Query
 
@@ -35,15 +36,16 @@ class Recommender:
         user, item = question["user_id"], question.get("item_id")
         context = NO_ITEM if item is None else bundle.catalogue.row(item)
         cart = np.array([bundle.catalogue.row(item_id) for item_id in question.get("cart", ())], dtype=np.int32)
-        personal = surface in (Surface.HOME, Surface.BUY_AGAIN, Surface.NEW_ARRIVALS)
+        personal = reads_history(bundle.surfaces[surface])
+        region, segments = bundle.histories.traits_of(user)
         query = Query(
             surface=surface,
             history=bundle.histories.of(user) if personal else EMPTY_HISTORY,
             cart_items=cart,
             context_item=context,
             category=NO_ITEM if context == NO_ITEM else int(bundle.catalogue.category[context]),
-            region=bundle.histories.region_of(user),
-            segments=bundle.histories.segments_of(user),
+            region=region,
+            segments=segments,
         )
         eligible = bundle.catalogue.available.copy()
         eligible[cart] = False

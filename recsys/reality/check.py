@@ -219,9 +219,8 @@ def _experiment(
         simple = write_simple_bundles(folder / "bundles", dataset.before(world.cut), world.cut)
     start, stop = (datetime.fromtimestamp(second, UTC).date() for second in (world.cut, world.until))
     arms = equally(configurations(ensemble.name, worse, simple))
-    write_plan(
-        folder / "experiments.toml", arms, start, stop, unit="session"
-    )  # so many arms leave each too few shoppers
+    # So many arms would leave each too few shoppers to be assigned.
+    write_plan(folder / "experiments.toml", arms, start, stop, unit="session")
     planned = plan_visits(world, constants.traffic, constants.mess, options.seed)
     visits = planned.of_some(options.visits / len(planned))
     with embedded_redis(folder / "redis") as url:

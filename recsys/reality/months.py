@@ -75,7 +75,7 @@ class Order:
     category: str | None = None
     """Only items of this one are shown: a campaign."""
     asked_again: int = 500
-    """Random answers, at most, for which each phase is asked what it would have shown; of 0 nothing is estimated off-policy."""
+    """Random answers, at most, for which each phase is asked what it would have shown."""
     unit: Unit = "user"
     keep: bool = False
     """The folder stays."""
@@ -155,7 +155,7 @@ class Month:
     moved: pl.DataFrame
     """See `recsys.simulation.truth.moved`, over `GRID`."""
     policies: Mapping[str, Evidence]
-    """By phase; empty where none was asked."""
+    """By phase; empty where there was no random arm."""
 
 
 def simulate_months(orders: Sequence[Order], visits: int, console: Console) -> list[Month]:
@@ -275,8 +275,6 @@ def _of_new_items(tables: Path, units: pl.DataFrame, world: World) -> pl.DataFra
 
 def _policies(order: Order, units: pl.DataFrame, expected: pl.DataFrame) -> dict[str, Evidence]:
     """Of each phase that has an arm: what the random arm's answers, some of them, say of it."""
-    if not order.asked_again:
-        return {}
     tables, phases = order.folder / "tables", served_phases(order.bundles)
     frame = read_random_log(tables)
     arms = pl.read_parquet(tables / "assignments.parquet").filter(experiment=EXPERIMENT, arm="random")
