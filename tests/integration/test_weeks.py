@@ -17,7 +17,8 @@ from recsys.publish import bundle_versions, live_version, read_ledger
 from recsys.reality import weeks
 from recsys.reality.weeks import Order, Variant, simulate_weeks, weeks_table
 from recsys.simulation.constants import Constants
-from tests.integration.test_simulator import CUT, running_redis
+from tests.integration.test_simulator import CUT
+from tests.redis_server import running_redis
 from tests.shop import TILLS_MAPPING, tiny_dataset
 
 QUIET = Console(quiet=True)

