@@ -1,6 +1,7 @@
-"""Questions 1 and 2: the ensemble with its accuracy taken away, and what needs no learning, as arms of one experiment in the real service.
+"""Questions 1 and 2: the ensemble with its accuracy taken away, and what needs no learning, each in the real service.
 
-What an arm earns is known twice: from the service's log, as a shop would, and from the simulator, which knows every chance.
+What an arm earns the simulator says, which knows every chance, of a world in which it stands alone (`recsys.reality.worlds`); beside it stands
+what a shop would read from the log of an experiment.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from recsys.phase1 import Workshop
 from recsys.ranking import Model
 from recsys.reality.accuracy import Degradation
 from recsys.reality.study import Configurations
-from recsys.simulation.log import Log
 from recsys.simulation.world import Floats
 from recsys.store.database import database_url
 
@@ -113,8 +113,9 @@ def read_log(folder: Path, console: Console) -> Readout:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """One arm's visits: arrays `(n,)`."""
+    """One arm's shoppers, the same in the same order as another's: arrays `(n,)`."""
 
+    visits: Floats
     pages: Floats
     shown: Floats
     clicks: Floats
@@ -122,8 +123,10 @@ class Sums:
     cents: Floats
     """Expected, of what would not have been bought otherwise."""
 
-    def __len__(self) -> int:
-        return len(self.shown)
+    @property
+    def n_visits(self) -> int:
+        """Of all shoppers."""
+        return int(self.visits.sum())
 
     @property
     def ctr(self) -> float:
@@ -131,79 +134,75 @@ class Sums:
         return float(self.clicks.sum() / self.shown.sum())
 
     @property
-    def ctr_error(self) -> float:
-        """Standard error of the CTR's logarithm: the delta method on visits."""
-        rest = self.clicks - self.ctr * self.shown
-        return float(np.sqrt(np.mean(rest**2) / len(self)) / self.clicks.mean())
+    def log_ctr_parts(self) -> Floats:
+        """`(n,)`: what each shopper adds to the error of the CTR's logarithm, by the delta method."""
+        return np.asarray((self.clicks - self.ctr * self.shown) / self.clicks.sum(), dtype=np.float64)
 
     @property
-    def cents_error(self) -> float:
-        """Standard error of the cents per visit."""
-        return float(self.cents.std() / np.sqrt(len(self)))
+    def cents_per_visit(self) -> float:
+        """Of all shoppers."""
+        return float(self.cents.sum() / self.visits.sum())
+
+    @property
+    def cents_parts(self) -> Floats:
+        """`(n,)`: what each shopper adds to the error of the cents per visit, likewise."""
+        return np.asarray((self.cents - self.cents_per_visit * self.visits) / self.visits.sum(), dtype=np.float64)
 
 
-def visit_sums(log: Log) -> dict[str, Sums]:
-    """By arm; bots and answers of no arm are left out."""
+def shopper_sums(worlds: Mapping[str, pl.DataFrame]) -> dict[str, Sums]:
+    """By arm, from the pages (`recsys.simulation.log.PAGES`) of its world."""
     columns = ("shown", "expected_clicks", "expected_revenue_cents")
-    frame = (
-        log.pages.filter(~pl.col("bot"), pl.col("label") != "")
-        .group_by("label", "visit")
-        .agg(pl.len().cast(pl.Float64).alias("pages"), pl.col(*columns).sum().cast(pl.Float64))
-        .sort("label", "visit")
-    )
-    return {
-        str(label): Sums(*(part[column].to_numpy() for column in ("pages", *columns)))
-        for (label,), part in frame.group_by("label", maintain_order=True)
-    }
-
-
-def surface_ctrs(log: Log) -> dict[str, dict[str, float]]:
-    """By surface and arm, clicks per shown item that the answers get in the mean: the truth."""
-    frame = (
-        log.pages.filter(~pl.col("bot"), pl.col("label") != "")
-        .group_by("surface", "label")
-        .agg((pl.col("expected_clicks").sum() / pl.col("shown").sum()).alias("ctr"))
-        .sort("surface", "label")
-    )
-    found: dict[str, dict[str, float]] = {}
-    for surface, label, ctr in frame.iter_rows():
-        found.setdefault(surface, {})[label] = ctr
+    shoppers = pl.concat([pages.select("shopper") for pages in worlds.values()]).unique().sort("shopper")
+    found = {}
+    for arm, pages in worlds.items():
+        sums = pages.group_by("shopper").agg(
+            pl.col("visit").n_unique().alias("visits"), pl.len().alias("pages"), pl.col(*columns).sum()
+        )
+        frame = shoppers.join(sums, on="shopper", how="left", maintain_order="left").fill_null(0).cast(pl.Float64)
+        found[arm] = Sums(*(frame[column].to_numpy() for column in ("visits", "pages", *columns)))
     return found
+
+
+def surface_ctrs(worlds: Mapping[str, pl.DataFrame]) -> dict[str, dict[str, float]]:
+    """By surface and arm, clicks per shown item that the answers get in the mean: the truth."""
+    found: dict[str, dict[str, float]] = {}
+    for arm, pages in worlds.items():
+        ctr = (pl.col("expected_clicks").sum() / pl.col("shown").sum()).alias("ctr")
+        for surface, value in pages.group_by("surface").agg(ctr).iter_rows():
+            found.setdefault(surface, {})[arm] = value
+    return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of the arms. Intervals are at 95%, of the visits that happened to come."""
+    """What came of the arms. Intervals are at 95%, of the shoppers who happened to come; those of two arms are the same ones."""
 
     sums: Mapping[str, Sums]
-    """By arm: the truth."""
+    """By arm: the truth, each in a world of its own."""
     surfaces: Mapping[str, Mapping[str, float]]
     """See `surface_ctrs`."""
     readout: Readout
-    """Every arm against the random one, as the report reads the log."""
+    """Of the experiment, whose arms are some of them: against the random one, as the report reads the log."""
 
     def ctr(self, arm: str) -> Figure:
         """Clicks per shown item that an arm's answers get in the mean: the truth."""
-        return _stretched(self.sums[arm].ctr, self.sums[arm].ctr_error)
+        ours = self.sums[arm]
+        return _stretched(ours.ctr, ours.log_ctr_parts)
 
     def lift(self, arm: str, over: str = RANDOM) -> Figure:
         """Of the CTR, over that of another arm: the truth."""
         ours, theirs = self.sums[arm], self.sums[over]
-        if ours is theirs:
-            return Figure.of(0.0)
-        return _stretched(ours.ctr / theirs.ctr, _both(ours.ctr_error, theirs.ctr_error)).scaled(1.0, -1.0)
+        return _stretched(ours.ctr / theirs.ctr, ours.log_ctr_parts - theirs.log_ctr_parts).scaled(1.0, -1.0)
 
     def incremental(self, arm: str, over: str = RANDOM) -> Figure:
         """Cents per visit of purchases that another arm would not have brought: the truth."""
         ours, theirs = self.sums[arm], self.sums[over]
-        if ours is theirs:
-            return Figure.of(0.0)
-        value = float(ours.cents.mean() - theirs.cents.mean())
-        reach = Z * _both(ours.cents_error, theirs.cents_error)
+        value = ours.cents_per_visit - theirs.cents_per_visit
+        reach = Z * _error(ours.cents_parts - theirs.cents_parts)
         return Figure(value, value - reach, value + reach)
 
     def read_lift(self, arm: str) -> Figure | None:
-        """Of the CTR over random items, as the report reads it; None without data, and for random itself."""
+        """Of the CTR over random items, as the report reads it; None without data, for random itself, and for what was no arm."""
         return self._read(arm, "ctr", "relative", "relative_low", "relative_high")
 
     def read_incremental(self, arm: str) -> Figure | None:
@@ -217,13 +216,16 @@ class Trial:
     @property
     def pages_per_visit(self) -> float:
         """Answers that a visit looks at."""
-        return sum(float(one.pages.sum()) for one in self.sums.values()) / sum(map(len, self.sums.values()))
+        return sum(float(one.pages.sum()) for one in self.sums.values()) / sum(
+            float(one.visits.sum()) for one in self.sums.values()
+        )
 
 
-def _both(one: float, other: float) -> float:
-    return float(np.hypot(one, other))
+def _error(parts: Floats) -> float:
+    """Standard error of a sum of independent parts."""
+    return float(np.sqrt(np.sum(parts**2)))
 
 
-def _stretched(value: float, log_error: float) -> Figure:
-    stretch = float(np.exp(Z * log_error))
+def _stretched(value: float, log_parts: Floats) -> Figure:
+    stretch = float(np.exp(Z * _error(log_parts)))
     return Figure(value, value / stretch, value * stretch)

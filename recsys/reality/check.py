@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
-from rich.progress import track
 
 from recsys.bundle import load_bundle
 from recsys.dataset import Dataset, load_dataset
@@ -28,30 +26,33 @@ from recsys.publish import served_phases
 from recsys.reality.accuracy import TARGETS, Degradation, degradations
 from recsys.reality.arms import (
     ENSEMBLE,
+    POPULARITY,
+    RANDOM,
     SIMPLE,
     Trial,
     configurations,
     degraded_arm,
     equally,
     read_log,
+    shopper_sums,
     surface_ctrs,
-    visit_sums,
     write_simple_bundles,
 )
 from recsys.reality.engineer import Burden, burden
 from recsys.reality.money import Infrastructure, Rates, Shop, infrastructure, roi_inputs
-from recsys.reality.months import copy_raw, simulate
 from recsys.reality.rollback import RollbackDrill, rollback_drill
 from recsys.reality.runbook import RUNBOOK, Carried, runbook_drill
 from recsys.reality.serving import publish_links
-from recsys.reality.study import EXPERIMENT, fit_bundles, read_world, write_plan
+from recsys.reality.study import EXPERIMENT, fit_bundles, read_world
 from recsys.reality.traffic import page_requests
+from recsys.reality.worlds import Order, alone, simulate_worlds
 from recsys.simulation.constants import Constants
 from recsys.simulation.traffic import plan_visits
 from recsys.simulation.world import World
-from service.embedded_redis import embedded_redis
 
 VISITS: Final = 40_000
+EXPERIMENT_WORLDS: Final = 4
+"""The experiment has as many visits as so many arms alone: its shoppers are shared between three."""
 ACCURACY_CASES: Final = 1_000
 """Shoppers whose answers tell how accurate a degraded model is."""
 DRILL_REQUESTS: Final = 2_000
@@ -190,7 +191,7 @@ def held(
         steps=steps,
         rollback=rollback,
         cost=infrastructure(options.shop, options.rates, rollback.serving, trial.pages_per_visit),
-        decision=_decision(trial_folder, live.name, out),
+        decision=_decision(trial_folder / "experiment", live.name, out),
     )
 
 
@@ -205,7 +206,7 @@ def _experiment(
     worse: tuple[Degradation, ...],
     console: Console,
 ) -> Trial:
-    """Every arm in the real service, in a data directory of its own.
+    """Every arm in the real service, alone in a world of its own, and an experiment of three of them, whose database and tables stay in `folder`.
 
     Raises:
         UserError: it has no readout; the message says why.
@@ -214,23 +215,32 @@ def _experiment(
         shutil.rmtree(folder)
     before, ensemble = bundles
     publish_links(folder / "bundles", (ensemble, before))  # the ensemble is what the report is asked about
-    copy_raw(data, folder)
     with console.status("fitting what needs no learning"):
         simple = write_simple_bundles(folder / "bundles", dataset.before(world.cut), world.cut)
-    start, stop = (datetime.fromtimestamp(second, UTC).date() for second in (world.cut, world.until))
-    arms = equally(configurations(ensemble.name, worse, simple))
-    # So many arms would leave each too few shoppers to be assigned.
-    write_plan(folder / "experiments.toml", arms, start, stop, unit="session")
+    arms = configurations(ensemble.name, worse, simple)
     planned = plan_visits(world, constants.traffic, constants.mess, options.seed)
-    visits = planned.of_some(options.visits / len(planned))
-    with embedded_redis(folder / "redis") as url:
-        log = simulate(
-            folder, url, world, visits, constants, track=lambda numbers: track(numbers, "visits", console=console)
-        )
-    readout = read_log(folder, console)
+    share = options.visits / (len(arms) + EXPERIMENT_WORLDS) / len(planned)
+    experiment = Order(
+        folder=folder / "experiment",
+        bundles=folder / "bundles",
+        data=data,
+        world=world,
+        arms=equally({name: arms[name] for name in (RANDOM, POPULARITY, ENSEMBLE)}),
+        unit="user",
+        constants=constants,
+        seed=options.seed,
+        visits_share=EXPERIMENT_WORLDS * share,
+    )
+    worlds = [
+        replace(experiment, folder=folder / name, arms=alone(name, given), visits_share=share)
+        for name, given in arms.items()
+    ]
+    _, *pages = simulate_worlds([experiment, *worlds], console)
+    readout = read_log(experiment.folder, console)
     if readout.reason:
         raise UserError(f"the experiment has no readout: {readout.reason}")
-    return Trial(visit_sums(log), surface_ctrs(log), readout)
+    of_arm = dict(zip(arms, pages, strict=True))
+    return Trial(shopper_sums(of_arm), surface_ctrs(of_arm), readout)
 
 
 def _decision(folder: Path, candidate: str, out: Path) -> Decision:

@@ -176,16 +176,21 @@ def simulate_month(order: Order, track: Track) -> Month:
 
 @contextmanager
 def prepared(order: Order) -> Iterator[None]:
-    """The month's folder: a shop that has the catalogue, the users, the bundles and no past but what the bundles know."""
-    shutil.rmtree(order.folder, ignore_errors=True)  # what an interrupted run left
-    order.folder.mkdir(parents=True)
-    (order.folder / "bundles").symlink_to(order.bundles.resolve(), target_is_directory=True)
-    copy_raw(order.data, order.folder)
+    """The month's folder."""
+    new_shop(order.folder, order.bundles, order.data)
     days, salt = map(date.fromisoformat, order.days), f"{EXPERIMENT}-{order.seed}"
     write_plan(order.folder / "experiments.toml", phase_arms(order.shares), *days, unit=order.unit, salt=salt)
     yield
     if not order.keep:
         shutil.rmtree(order.folder)
+
+
+def new_shop(folder: Path, bundles: Path, data: Path) -> None:
+    """A shop below `folder` that has the catalogue, the users, the bundles and no past but what the bundles know."""
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
+    folder.mkdir(parents=True)
+    (folder / "bundles").symlink_to(bundles.resolve(), target_is_directory=True)
+    copy_raw(data, folder)
 
 
 def copy_raw(data: Path, folder: Path, until: str | None = None) -> None:

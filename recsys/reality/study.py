@@ -108,7 +108,14 @@ def phase_arms(shares: Mapping[str, float]) -> Configurations:
 
 
 def write_plan(
-    path: Path, arms: Configurations, start: date, stop: date, *, unit: Unit = "user", salt: str = EXPERIMENT
+    path: Path,
+    arms: Configurations,
+    start: date,
+    stop: date,
+    *,
+    unit: Unit = "user",
+    salt: str = EXPERIMENT,
+    control: str = "random",
 ) -> Experiment:
     """Every unit is in one of the arms; another `salt` assigns them anew."""
     tables = "\n".join(
@@ -117,7 +124,7 @@ def write_plan(
     )
     path.write_text(
         f'[layers.ranking]\nunit = "{unit}"\n\n'
-        f'[[experiments]]\nname = "{EXPERIMENT}"\nsalt = "{salt}"\nlayer = "ranking"\ncontrol = "random"\n'
+        f'[[experiments]]\nname = "{EXPERIMENT}"\nsalt = "{salt}"\nlayer = "ranking"\ncontrol = "{control}"\n'
         f"start = {start}\nstop = {stop}\nmetrics = {list(METRICS)}\narms = [\n{tables}\n]\n"
     )
     (experiment,) = read_plan(path).experiments

@@ -21,7 +21,7 @@ from tests.shop import TILLS_MAPPING, tiny_dataset, write_tiny_bundle
 
 pytestmark = pytest.mark.slow
 QUIET = Console(quiet=True)
-VISITS = 2_400
+VISITS = 3_300
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,16 @@ from recsys.dataset import SECONDS_PER_DAY, parse_day
 from recsys.errors import UserError
 from recsys.experiments.roi import Figure
 from recsys.reality.accuracy import Degradation
-from recsys.reality.arms import POPULARITY, RANDOM, Sums, Trial, configurations, equally
+from recsys.reality.arms import (
+    POPULARITY,
+    RANDOM,
+    Sums,
+    Trial,
+    configurations,
+    equally,
+    shopper_sums,
+    surface_ctrs,
+)
 from recsys.reality.engineer import ROOT, closure, declared_requirements, lines_by_package
 from recsys.reality.money import Rates, Serving, Shop, infrastructure, roi_inputs
 from recsys.reality.months import Order, with_units
@@ -26,6 +35,7 @@ from recsys.reality.runbook import RUNBOOK, read_runbook
 from recsys.reality.serving import DrillError
 from recsys.reality.study import SHARES, Unit, phase_arms, read_world, write_plan
 from recsys.reality.traffic import Seen
+from recsys.reality.worlds import alone
 from recsys.simulation.constants import Constants
 from recsys.simulation.world import World
 from tests.unit.test_simulation import frame, items_frame
@@ -112,10 +122,11 @@ def test_cores_are_paid_for_the_peak_and_never_fewer_than_two() -> None:
 
 def test_lifts_and_their_intervals() -> None:
     rng = np.random.default_rng(0)
+    n = 10_000
+    ones = np.ones(n)
 
     def arm(clicks: float, cents: float) -> Sums:
-        n = 10_000
-        return Sums(np.full(n, 3.0), np.full(n, 10.0), rng.gamma(4.0, clicks / 4.0, n), rng.gamma(1.0, cents, n))
+        return Sums(ones, 3 * ones, 10 * ones, rng.gamma(4.0, clicks / 4.0, n), rng.gamma(1.0, cents, n))
 
     trial = Trial({RANDOM: arm(1.0, 5.0), POPULARITY: arm(1.5, 8.0)}, {}, None)  # type: ignore[arg-type]
     lift, more = trial.lift(POPULARITY), trial.incremental(POPULARITY)
@@ -125,6 +136,44 @@ def test_lifts_and_their_intervals() -> None:
     assert more.low < 3.0 < more.high and more.high - more.low == pytest.approx(2 * 1.96 * 0.0943, rel=0.05)
     assert trial.lift(RANDOM) == trial.incremental(RANDOM) == Figure(0.0, 0.0, 0.0)
     assert trial.pages_per_visit == 3.0
+
+
+def test_shoppers_who_click_half_as_often_again_in_another_world_leave_no_doubt() -> None:
+    often = np.random.default_rng(0).gamma(1.0, 1.0, 50)
+    same = (np.ones(50), np.full(50, 3.0), np.full(50, 10.0))
+    trial = Trial({RANDOM: Sums(*same, often, often), POPULARITY: Sums(*same, 1.5 * often, often + 2)}, {}, None)  # type: ignore[arg-type]
+    lift, more, ctr = trial.lift(POPULARITY), trial.incremental(POPULARITY), trial.ctr(POPULARITY)
+    assert (lift.value, lift.low, lift.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert (more.value, more.low, more.high) == pytest.approx((2.0, 2.0, 2.0))
+    assert ctr.high - ctr.low > 0.2 * ctr.value, "though how often they click is known badly"
+
+
+def test_shoppers_stand_in_one_order_in_every_world_also_where_they_saw_nothing() -> None:
+    def pages(*rows: tuple[int, int, str, int, float, float]) -> pl.DataFrame:
+        columns = ["visit", "shopper", "surface", "shown", "expected_clicks", "expected_revenue_cents"]
+        return pl.DataFrame(rows, columns, orient="row")
+
+    worlds = {
+        RANDOM: pages((1, 7, "home", 10, 0.5, 2.0), (1, 7, "cart", 4, 0.2, 0.0), (2, 7, "home", 10, 0.3, 1.0)),
+        POPULARITY: pages((3, 9, "home", 10, 1.0, 8.0), (1, 7, "home", 10, 0.7, 3.0)),
+    }
+    found = shopper_sums(worlds)
+    assert found[RANDOM].visits.tolist() == [2, 0] and found[RANDOM].pages.tolist() == [3, 0]
+    assert found[POPULARITY].cents.tolist() == [3, 8] and found[POPULARITY].n_visits == 2
+    assert found[RANDOM].cents_per_visit == 1.5 and found[RANDOM].ctr == pytest.approx(1.0 / 24)
+    assert surface_ctrs(worlds) == {
+        "cart": {RANDOM: pytest.approx(0.05)},
+        "home": {RANDOM: pytest.approx(0.04), POPULARITY: pytest.approx(0.085)},
+    }
+
+
+def test_an_arm_alone_is_all_that_anybody_meets(tmp_path: Path) -> None:
+    arms = alone("rules", {"phase": "popularity"})
+    plan = write_plan(
+        tmp_path / "experiments.toml", arms, date(2026, 11, 1), date(2026, 12, 1), unit="session", control="rules"
+    )
+    assert {arm.configuration.phase for arm in plan.arms} == {"popularity"}
+    assert sum(arm.share for arm in plan.arms) == 1.0
 
 
 def test_a_plan_has_every_arm_with_what_it_answers_with(tmp_path: Path) -> None:
