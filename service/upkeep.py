@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +34,7 @@ TREND_ITEMS: Final = 100
 SECONDS_A_DAY: Final = 86_400
 WARM_UP_ANSWERS: Final = 28
 """Four for each surface."""
+CANCEL_SECONDS: Final = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +84,7 @@ class Upkeep:
         ]
         with self.presence.shown():
             yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(tasks)
         self.guardrail.close()
         await self.log.stop()
         await self.store.close()
@@ -149,3 +148,17 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         except Exception:
             logger.exception("%s failed", getattr(work, "__name__", work))
         await asyncio.sleep(seconds)
+
+
+async def ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel them, and return when all have ended.
+
+    Whoever goes on is told again: in Python 3.11 `asyncio.wait_for`, with which redis-py sends, forgets a cancellation that comes just
+    as its work is done, and the service would not stop.
+    """
+    running = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=CANCEL_SECONDS)
+    await asyncio.gather(*tasks, return_exceptions=True)
