@@ -27,6 +27,7 @@ from recsys.models.candidate_features import ItemFacts
 from recsys.models.fit.item_facts import fit_facts
 from recsys.models.fit.ranker import RankerRecommender, Rows, SourcePlan
 from recsys.models.fit.sequence import SequenceRecommender
+from recsys.models.fit.session_knn import SessionKNNRecommender
 from recsys.models.layers import Network
 from recsys.models.ranker import RankerModel
 from recsys.ranking import Model
@@ -34,7 +35,10 @@ from recsys.reports import Cell, Table, interval, show, write_report
 
 RANKER: Final = "ranker"
 SHOPPERS: Final = 2_000
-TRIED: Final[Mapping[str, SourcePlan]] = {"sequence": SourcePlan(SequenceRecommender(), depth=100, reads=200)}
+TRIED: Final[Mapping[str, SourcePlan]] = {
+    "sequence": SourcePlan(SequenceRecommender(), depth=100, reads=200),
+    "session_knn": SourcePlan(SessionKNNRecommender(), depth=50, reads=200),
+}
 """Sources that phase 3 does not have."""
 PROMOTION: Final = "promotion_"
 """Beginning of the names of facts that phase 3 does not have either."""
@@ -53,7 +57,6 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "scores and ranks of sources": (
         "buy_again_",
         "local_ridge_",
-        "session_knn_",
         "popularity_",
         "trending_",
         "new_arrivals_",

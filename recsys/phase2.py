@@ -38,6 +38,8 @@ STRANGER_DEPTH: Final = 500
 """Of popularity, for a stranger: what is popular in a region is not far down everywhere."""
 STRANGER_POWER: Final = 0.5
 """Strangers are many shoppers, not those who buy most."""
+SIMILAR_DEPTH: Final = 50
+"""Of what is chosen together and of what is alike, on the page of an item."""
 CANDIDATES: Final = 200
 """Content scores so many items, the most promising ones. More cost time; in a trial on validation, which no command repeats, they ranked new arrivals worse."""
 
@@ -61,6 +63,8 @@ class Phase2Config(Phase1Config):
     """After so many items the shopper's own taste counts as much as what a stranger would be told; at 0 one item is enough to forget it."""
     wanted_weight: float = 0.6
     """See `Phase1Config`."""
+    likeness_weight: float = 2.0
+    """Of likeness beside being chosen together, on the page of an item. Not searched: what is bought later knows little of it."""
 
 
 DEFAULT: Final = Phase2Config()
@@ -167,9 +171,11 @@ def build_surfaces(workshop: Workshop, config: Phase2Config) -> Surfaces:
     fitted = workshop.fit(ContentNeighboursRecommender())
     assert isinstance(fitted, ItemItemModel)
     neighbours = ContentNeighboursModel(fitted, _content(workshop))
+    together, *others = similar.models
+    alike = Blend((together, neighbours), (1.0, config.likeness_weight), SIMILAR_DEPTH, similar.name)
     changed: Mapping[Surface, Model] = {
         Surface.HOME: home(workshop, config),
-        Surface.SIMILAR: replace(similar, models=(similar.models[0], neighbours, *similar.models[1:])),
+        Surface.SIMILAR: replace(similar, models=(alike, *others)),
         Surface.NEW_ARRIVALS: Fallback((_new_arrivals(workshop), surfaces[Surface.NEW_ARRIVALS]), "new_arrivals"),
     }
     return {**surfaces, **changed}, popularity

@@ -22,7 +22,6 @@ from recsys.models.fit.frequency import FrequencyRecommender
 from recsys.models.fit.item_item import LocalRidgeRecommender
 from recsys.models.fit.popularity import NewArrivalsRecommender, PopularityRecommender, TrendingRecommender
 from recsys.models.fit.ranker import RankerRecommender, SourcePlan
-from recsys.models.fit.session_knn import SessionKNNRecommender
 from recsys.models.ranker import RankerModel
 from recsys.phase1 import Surfaces, Workshop, baselines
 from recsys.phase2 import Phase2Config, objective, searched
@@ -99,12 +98,11 @@ def ranker(*, clicks: bool = False) -> RankerRecommender:
     """The ranker with its sources, none of which needs a search: the ranker weighs them."""
     return RankerRecommender(
         sources=(
-            SourcePlan(FrequencyRecommender(DEFAULT.frequency_half_life_days), depth=120, reads=120),
-            SourcePlan(LocalRidgeRecommender(half_life_days=DEFAULT.ridge_half_life_days), depth=150, reads=2_000),
-            SourcePlan(SessionKNNRecommender(), depth=50, reads=200),
-            SourcePlan(PopularityRecommender(), depth=50, reads=50),
-            SourcePlan(TrendingRecommender(), depth=20, reads=20),
-            SourcePlan(NewArrivalsRecommender(), depth=20, reads=20),
+            SourcePlan(FrequencyRecommender(DEFAULT.frequency_half_life_days), depth=100, reads=100),
+            SourcePlan(LocalRidgeRecommender(half_life_days=DEFAULT.ridge_half_life_days), depth=100, reads=400),
+            SourcePlan(PopularityRecommender(), depth=20, reads=20),
+            SourcePlan(TrendingRecommender(), depth=10, reads=10),
+            SourcePlan(NewArrivalsRecommender(), depth=10, reads=10),
         ),
         clicks=clicks,
     )

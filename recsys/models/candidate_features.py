@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Final, Self
 
 import numpy as np
@@ -24,6 +25,11 @@ WINDOWS: Final = (14.0, 45.0, 120.0)
 """Days in which own purchases of an item are counted."""
 MIN_OBSERVED_DAYS: Final = 15.0
 """A rate of purchases is over at least so long: one purchase of yesterday is no daily habit."""
+
+NEVER_OWNED: Final = frozenset(
+    {"own_age_1", "own_age_2", "own_age_3", "own_first_age", "own_gap", "own_due", "own_last_gap"}
+)
+"""Features of own purchases that are `NEVER`, not 0, of what was not bought."""
 
 TRIED_HALF_LIFE: Final = 45.0
 """Days: what of a category is counted as tried lately, an item's first purchase."""
@@ -140,18 +146,28 @@ def describe(query: Query, candidates: ItemArray, answers: Sequence[tuple[str, R
 
 def _sources(candidates: ItemArray, answers: Sequence[tuple[str, Ranking]]) -> Columns:
     """Each source's score, as it is and as a share of its best, and its reciprocal rank; 0 where it did not name it."""
-    columns: Columns = {}
-    for name, answer in answers:
-        score, share, rank = np.zeros((3, len(candidates)), dtype=np.float32)
-        if len(answer) and len(candidates):
-            place = np.minimum(candidates.searchsorted(answer.items), len(candidates) - 1)
-            named = np.flatnonzero(candidates[place] == answer.items)
-            place, best = place[named], float(answer.scores[0])
-            score[place] = answer.scores[named]
-            share[place] = score[place] / best if best > 0 else 0.0
-            rank[place] = 1.0 / (named + 1.0)
-        columns |= {f"{name}_score": score, f"{name}_share": share, f"{name}_rank": rank}
-    return columns
+    n, m = len(answers), len(candidates)
+    score, share, rank = said = np.zeros((3, n, m), dtype=np.float32)
+    if n and m:
+        # All of them at once: what any of them named, and who.
+        lengths = np.array([len(answer) for _, answer in answers])
+        starts, source = np.cumsum(lengths) - lengths, np.arange(n).repeat(lengths)
+        items, scores = (
+            np.concatenate([part(answer) for _, answer in answers])
+            for part in (attrgetter("items"), attrgetter("scores"))
+        )
+        place = np.minimum(candidates.searchsorted(items), m - 1)
+        named = np.flatnonzero(candidates[place] == items)
+        scores, source, place = scores[named], source[named], place[named]
+        best = np.array([answer.scores[0] if len(answer) else 0.0 for _, answer in answers], dtype=np.float32)
+        score[source, place] = scores
+        np.divide(score, best[:, None], out=share, where=best[:, None] > 0)
+        rank[source, place] = 1.0 / (named - starts[source] + 1.0)
+    return {
+        f"{name}_{what}": column[number]
+        for number, (name, _) in enumerate(answers)
+        for what, column in zip(("score", "share", "rank"), said, strict=True)
+    }
 
 
 def _own(bought: Purchases, candidates: ItemArray) -> Columns:
@@ -178,13 +194,10 @@ def _own(bought: Purchases, candidates: ItemArray) -> Columns:
     values["own_per_trip"] = values[f"own_n_{WINDOWS[-1]:g}"] / bought.recent_trips
     found = items.searchsorted(candidates)
     known = np.flatnonzero(items[np.minimum(found, n - 1)] == candidates) if n else np.empty(0, dtype=np.intp)
-    own = found[known]
-    columns: Columns = {}
-    for name, column in values.items():
-        is_past = name in ("own_first_age", "own_gap", "own_last_gap", "own_due") or name.startswith("own_age")
-        columns[name] = np.full(len(candidates), NEVER if is_past else 0.0, dtype=np.float32)
-        columns[name][known] = column[own]
-    return columns
+    unknown = np.array([NEVER if name in NEVER_OWNED else 0.0 for name in values], dtype=np.float32)
+    columns = np.repeat(unknown[:, None], len(candidates), axis=1)
+    columns[:, known] = np.stack(list(values.values()))[:, found[known]]
+    return dict(zip(values, columns, strict=True))
 
 
 def _groups(facts: ItemFacts, bought: Purchases, columns: Columns, candidates: ItemArray) -> Columns:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from recsys.models.candidate_features import ItemFacts, describe
 from recsys.models.layers import Network, odds
 from recsys.models.regional import RegionalModel
-from recsys.ranking import EMPTY_RANKING, NO_ITEM, ItemArray, Mask, Model, ModelState, Query, Ranking, ScoreArray, top_k
+from recsys.ranking import EMPTY_RANKING, ItemArray, Mask, Model, ModelState, Query, Ranking, ScoreArray, top_k
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Proposer:
         names = [source.model.name for source in self.sources]
         columns = describe(query, items, list(zip(names, answers, strict=True)), self.facts)
         columns["region_demand"] = self._region_demand(query.region, items)
-        return Proposal(items, np.stack(list(columns.values()), axis=1, dtype=np.float32), tuple(columns), answers)
+        return Proposal(items, np.array(list(columns.values()), dtype=np.float32).T, tuple(columns), answers)
 
     def _region_demand(self, region: int, items: ItemArray) -> ScoreArray:
         if self.region is None or not self.region.knows(region):
@@ -126,22 +126,27 @@ class RankerModel:
 
         A source whose reason is the item itself, its own purchases, comes before all others.
         """
-        best = np.full(len(items), np.iinfo(np.int64).max)
-        which = np.zeros(len(items), dtype=np.intp)
-        because = np.full(len(items), NO_ITEM, dtype=np.int32)
         order = np.argsort(items)
         ascending = items[order]
-        for number, (answer, source) in enumerate(zip(proposal.answers, self.proposer.sources, strict=True)):
-            named = answer.items[: source.depth]
-            found = np.minimum(ascending.searchsorted(named), len(items) - 1)
-            ranks = np.flatnonzero(ascending[found] == named)
-            places, reasons = order[found[ranks]], answer.because[ranks]
-            standing = np.where(reasons == named[ranks], -1, ranks)
-            better = standing < best[places]
-            places = places[better]
-            best[places], which[places], because[places] = standing[better], number, reasons[better]
+        heads = [
+            answer.items[: source.depth] for answer, source in zip(proposal.answers, self.proposer.sources, strict=True)
+        ]
+        lengths = [len(head) for head in heads]
+        named, source, rank = (
+            np.concatenate(heads),
+            np.arange(len(heads)).repeat(lengths),
+            np.concatenate([*map(np.arange, lengths)]),
+        )
+        because = np.concatenate([answer.because[:n] for answer, n in zip(proposal.answers, lengths, strict=True)])
+        found = np.minimum(ascending.searchsorted(named), len(items) - 1)
+        hits = np.flatnonzero(ascending[found] == named)
+        # The worst first: what is written to a place last stays.
+        standing = np.where(because == named, -1, rank)[hits]
+        hits = hits[np.lexsort((-source[hits], -standing))]
+        leading = np.empty(len(items), dtype=np.intp)
+        leading[order[found[hits]]] = hits
         names = [source.model.name for source in self.proposer.sources]
-        return tuple(names[number] for number in which.tolist()), because
+        return tuple(names[number] for number in source[leading].tolist()), because[leading]
 
     def state(self) -> ModelState:
         """See `Model`."""

@@ -72,7 +72,7 @@ class RankerRecommender:
     """Of each window, drawn at random."""
     negatives: float = 0.4
     """Share of the candidates not bought that is learnt from."""
-    hidden: tuple[int, ...] = (128, 64)
+    hidden: tuple[int, ...] = (64, 32)
     bins: int = 8
     """Of each feature that `BINNED` names."""
     epochs: int = 6
