@@ -1,4 +1,4 @@
-"""What stands beside an item and a cart: how much of it comes true, by phase, on the validation window.
+"""What stands beside an item and a cart: how much of it comes true, and how much is of the item's kind, by phase, on the validation window.
 
 `python -m benchmarks.beside`. The questions are those that chances are fitted on (`recsys.evaluation.questions`): an item was
 looked at or lies in a basket, its shopper is known or, one in ten, not. The test window is never read.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,14 +18,14 @@ from rich.console import Console
 from rich.progress import track
 
 from recsys import phase1, phase2, phase3
-from recsys.dataset import load_dataset
+from recsys.dataset import Catalogue, load_dataset
 from recsys.evaluation.evaluate import bootstrap_means
 from recsys.evaluation.questions import Question, mask_of, questions
 from recsys.evaluation.split import split
 from recsys.events import Surface
 from recsys.models.fit.popularity import CategoryPopularityRecommender, RandomRecommender
 from recsys.phase1 import Workshop
-from recsys.ranking import EMPTY_HISTORY, Mask, Model
+from recsys.ranking import EMPTY_HISTORY, NO_ITEM, Model
 from recsys.reports import Cell, Table, interval, show, write_report
 
 SHOWN: Final = 10
@@ -50,18 +50,30 @@ def fitted(workshop: Workshop) -> Mapping[str, Mapping[Surface, Model]]:
     }
 
 
-def came_true(model: Model, asked: Sequence[Question], available: Mask) -> NDArray[np.float64]:
-    """`(n,)`: the share of the first `SHOWN` places whose item was right, of each question; an empty place was not."""
-    shares = []
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One model's answers to n questions."""
+
+    came_true: NDArray[np.float64]
+    """`(n,)`: the share of the first `SHOWN` places whose item was right; an empty place was not."""
+    alike: float | None
+    """Share of what is shown beside an item that is of its category; None where there is no such item."""
+
+
+def judge(model: Model, asked: Sequence[Question], catalogue: Catalogue) -> Judged:
+    """Ask it."""
+    shares, alike = [], []
     for one in track(asked, description=model.name):
-        items = model.recommend(one.query, SHOWN, mask_of(one.query, available)).items
+        items = model.recommend(one.query, SHOWN, mask_of(one.query, catalogue.available)).items
         shares.append(float(np.isin(items, one.truths).sum()) / SHOWN)
-    return np.array(shares)
+        if (page := one.query.context_item) != NO_ITEM and catalogue.category[page] >= 0:
+            alike.extend((catalogue.category[items] == catalogue.category[page]).tolist())
+    return Judged(np.array(shares), float(np.mean(alike)) if alike else None)
 
 
-def table(title: str, shares: Mapping[str, NDArray[np.float64]]) -> Table:
+def table(title: str, judged: Mapping[str, Judged]) -> Table:
     """A row for each model, beside it the difference to the phase before."""
-    names = list(shares)
+    names, shares = list(judged), {name: one.came_true for name, one in judged.items()}
     means = bootstrap_means(np.column_stack(list(shares.values())), seed=0)
     rows: list[list[Cell]] = []
     for place, name in enumerate(names):
@@ -71,8 +83,10 @@ def table(title: str, shares: Mapping[str, NDArray[np.float64]]) -> Table:
             row.append(interval((shares[name] - shares[names[place - 1]]).mean(), *np.percentile(gain, [2.5, 97.5])))
         else:
             row.append(None)
-        rows.append(row)
-    return Table(title, ["model", f"came true, of the first {SHOWN}", "minus the phase before [95%]"], rows)
+        alike = judged[name].alike
+        rows.append([*row, None if alike is None else round(alike, 3)])
+    columns = ["model", f"came true, of the first {SHOWN}", "minus the phase before [95%]", "of the item's category"]
+    return Table(title, columns, rows)
 
 
 def main() -> None:
@@ -91,10 +105,8 @@ def main() -> None:
     for surface in phase3.BESIDE:
         strangers = [replace(one, query=replace(one.query, history=EMPTY_HISTORY)) for one in asked[surface]]
         for who, those in (("", asked[surface]), (", asked by strangers", strangers)):
-            shares = {
-                name: came_true(model[surface], those, past.catalogue.available) for name, model in models.items()
-            }
-            tables.append(table(f"{surface}{who} ({len(those):,} questions)", shares))
+            judged = {name: judge(model[surface], those, past.catalogue) for name, model in models.items()}
+            tables.append(table(f"{surface}{who} ({len(those):,} questions)", judged))
     for one in tables:
         show(one, console)
     written = write_report("beside", "make bench-beside", tables)
