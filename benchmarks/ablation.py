@@ -22,7 +22,7 @@ from rich.progress import track
 from recsys import phase3
 from recsys.dataset import Dataset, load_dataset
 from recsys.evaluation.evaluate import ALL, NEW, Task, evaluate, make_task, paired_differences, primary, sample
-from recsys.evaluation.split import split
+from recsys.evaluation.split import windows_of
 from recsys.models.candidate_features import ItemFacts
 from recsys.models.fit.item_facts import fit_facts
 from recsys.models.fit.ranker import RankerRecommender, Rows, SourcePlan
@@ -181,7 +181,7 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console()
     dataset = load_dataset(arguments.data_dir / "tables")
-    window = split(int(dataset.events.second[0]), dataset.until).validation
+    window = windows_of(dataset).validation
     shipped = phase3.ranker()
     recommender = replace(shipped, sources=(*shipped.sources, *TRIED.values()), facts=Promotions.read().fit_facts)
     past, rng = dataset.before(window.start), np.random.default_rng(0)

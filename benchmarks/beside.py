@@ -21,7 +21,7 @@ from recsys import phase1, phase2, phase3
 from recsys.dataset import Catalogue, load_dataset
 from recsys.evaluation.evaluate import bootstrap_means
 from recsys.evaluation.questions import Question, mask_of, questions
-from recsys.evaluation.split import split
+from recsys.evaluation.split import windows_of
 from recsys.events import Surface
 from recsys.models.fit.popularity import CategoryPopularityRecommender, RandomRecommender
 from recsys.phase1 import Workshop
@@ -96,7 +96,7 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console()
     dataset = load_dataset(arguments.data_dir / "tables")
-    window = split(int(dataset.events.second[0]), dataset.until).validation
+    window = windows_of(dataset).validation
     past = dataset.before(window.start)
     with console.status("fitting"):
         models = fitted(Workshop(past, window.start, 0))

@@ -36,7 +36,7 @@ from benchmarks.strict_cold import (
 )
 from recsys.dataset import Dataset, load_dataset
 from recsys.errors import UserError
-from recsys.evaluation.split import split
+from recsys.evaluation.split import windows_of
 from recsys.models.fit.content import ContentRecommender
 from recsys.models.fit.features import fit_features
 from recsys.reports import show, write_report
@@ -69,7 +69,7 @@ def run(data_dir: Path, draws: int, *, test: bool, console: Console) -> None:
     """Measure every row over several draws of held-out items and write reports/cold.json."""
     need_lightfm()
     dataset = load_dataset(data_dir / "tables")
-    windows = split(int(dataset.events.second[0]), dataset.until)
+    windows = windows_of(dataset)
     window = windows.test if test else windows.validation
     with console.status("features of the catalogue"):
         found = fit_features(dataset.catalogue)

@@ -25,7 +25,7 @@ from pipelines.run import build_tables
 from recsys.dataset import Dataset, Histories, load_dataset
 from recsys.evaluation.evaluate import ALL, DEPTH, NEW, bootstrap_means
 from recsys.evaluation.metrics import PRIMARY, K, relevant_ranks
-from recsys.evaluation.split import split
+from recsys.evaluation.split import windows_of
 from recsys.phase1 import Phase1Config, Workshop
 from recsys.phases import PHASES
 from recsys.ranking import PURCHASE, Model, Query
@@ -81,7 +81,7 @@ def score(model: Model, dataset: Dataset, held_out: Mapping[int, int], label: st
 
 def chosen(dataset: Dataset, console: Console) -> tuple[dict[int, Phase1Config], pl.DataFrame]:
     """The configuration of each phase, as `recsys train` finds it, and how the last one's rows compare on the validation window."""
-    windows = split(int(dataset.events.second[0]), dataset.until)
+    windows = windows_of(dataset)
     configs, frame = {}, pl.DataFrame()
     for phase in PHASES:
         choice, results = choose(phase, dataset, windows, SEARCH_SECONDS, 0, console, {})

@@ -34,7 +34,7 @@ from recsys.evaluation.evaluate import (
     paired_differences,
 )
 from recsys.evaluation.metrics import PRIMARY
-from recsys.evaluation.split import split
+from recsys.evaluation.split import windows_of
 from recsys.events import Surface
 from recsys.models.fit.als import ALSRecommender
 from recsys.models.fit.sequence import SequenceRecommender
@@ -170,7 +170,7 @@ def show(table: Table, console: Console) -> None:
 def run(data_dir: Path, console: Console) -> None:
     """Measure everything and write reports/sequence.json."""
     dataset = load_dataset(data_dir / "tables")
-    window = split(int(dataset.events.second[0]), dataset.until).validation
+    window = windows_of(dataset).validation
     dataset = dataset.before(window.stop)
     task, workshop = make_task(dataset, window), Workshop(dataset.before(window.start), window.start, 0)
     fitted, seconds = fit_designs(workshop, console)

@@ -21,7 +21,7 @@ from recsys import phase1, phase2
 from recsys.dataset import SECONDS_PER_DAY, Dataset, load_dataset, target_event
 from recsys.evaluation.evaluate import DEPTH, bootstrap_means
 from recsys.evaluation.metrics import METRICS, PRIMARY, relevant_ranks
-from recsys.evaluation.split import Window, split
+from recsys.evaluation.split import Window, windows_of
 from recsys.models.fit.popularity import PopularityRecommender
 from recsys.phase1 import Workshop
 from recsys.ranking import History, ItemArray, Mask, Model, Query
@@ -83,7 +83,7 @@ def score(
 def run(data_dir: Path, *, test: bool, console: Console) -> None:
     """Measure popularity and both phases and write reports/strangers.json."""
     dataset = load_dataset(data_dir / "tables")
-    windows = split(int(dataset.events.second[0]), dataset.until)
+    windows = windows_of(dataset)
     window = windows.test if test else windows.validation
     strangers = np.random.default_rng(0).random(dataset.n_shoppers) < STRANGER_SHARE
     past = dataset.before(window.start)

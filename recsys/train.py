@@ -33,7 +33,7 @@ from recsys.evaluation.metrics import PRIMARY
 from recsys.evaluation.questions import observe, questions
 from recsys.evaluation.reliability import RELIABILITY_SCHEMA, measure
 from recsys.evaluation.report import decision_tables, print_results, write_phase_report
-from recsys.evaluation.split import Split, split
+from recsys.evaluation.split import Split, windows_of
 from recsys.events import EVENT_TYPES, Surface
 from recsys.models.fit.calibration import fit_curves
 from recsys.pack import write_bundle
@@ -215,7 +215,7 @@ def _windows(dataset: Dataset, until: str | None, console: Console) -> Split | N
     if not len(dataset.events):
         return None
     try:
-        return split(int(dataset.events.second[0]), dataset.until, until)
+        return windows_of(dataset, until)
     except UserError as error:
         if until is not None:
             raise

@@ -64,7 +64,10 @@ def case_study(
 @app.command("reality-check")
 def reality_check(
     visits: Annotated[
-        int, typer.Option(min=100, help="Simulated visits, spread over the arms' worlds and an experiment; a month has about 39,000.")
+        int,
+        typer.Option(
+            min=100, help="Simulated visits, spread over the arms' worlds and an experiment; a month has about 39,000."
+        ),
     ] = 40_000,
     out: Annotated[
         Path, typer.Option(dir_okay=False, help="The page; its JSON lies beside it, and the decision report below.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from recsys.dataset import SECONDS_PER_DAY, parse_day
+from recsys.dataset import SECONDS_PER_DAY, Dataset, parse_day
 from recsys.errors import UserError
 
 MONTHLY_SPAN_DAYS: Final = 180
@@ -49,6 +49,11 @@ def _previous_month(second: int) -> int:
 
 def _day_start(second: int) -> int:
     return second - second % SECONDS_PER_DAY
+
+
+def windows_of(dataset: Dataset, cut: str | None = None) -> Split:
+    """`split` of all that a dataset holds."""
+    return split(int(dataset.events.second[0]), dataset.until, cut)
 
 
 def split(since: int, until: int, cut: str | None = None) -> Split:
