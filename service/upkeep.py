@@ -161,4 +161,6 @@ async def ended(tasks: Sequence[asyncio.Task[None]]) -> None:
         for task in running:
             task.cancel()
         _, running = await asyncio.wait(running, timeout=CANCEL_SECONDS)
+        if running:
+            logger.warning("told to end again: %s", ", ".join(sorted(task.get_name() for task in running)))
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -24,7 +24,10 @@ def start_redis(folder: Path) -> subprocess.Popen[bytes]:
     deadline = time.monotonic() + START_SECONDS
     # Its socket lies there before anybody listens to it: one that is stopped between the two refuses everybody.
     while not _answers(socket):
-        assert server.poll() is None and time.monotonic() < deadline, log.read_text()
+        if server.poll() is not None or time.monotonic() > deadline:
+            server.kill()
+            server.wait()
+            raise RuntimeError(f"Redis does not start: {log.read_text()}")
         time.sleep(0.02)
     return server
 
@@ -40,8 +43,8 @@ def running_redis(folder: Path) -> Iterator[str]:
 
 
 def _answers(socket: Path) -> bool:
-    with redis.Redis(unix_socket_path=str(socket)) as client:
+    with redis.Redis(unix_socket_path=str(socket), socket_timeout=1.0) as client:
         try:
             return bool(client.ping())
-        except redis.ConnectionError:
+        except (redis.ConnectionError, redis.TimeoutError):
             return False

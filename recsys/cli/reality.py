@@ -66,7 +66,8 @@ def reality_check(
     visits: Annotated[
         int,
         typer.Option(
-            min=100, help="Simulated visits, spread over the arms' worlds and an experiment; a month has about 39,000."
+            min=4_000,
+            help="Simulated visits, spread over the arms' worlds and an experiment; a month has about 39,000.",
         ),
     ] = 40_000,
     out: Annotated[

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 from rich.console import Console
+from scipy.stats import t
 
 from pipelines.ingest import ingest_log
 from pipelines.run import build_tables
@@ -43,8 +44,6 @@ BOTH: Final = "frequency_and_rules"
 SIMPLE: Final = (POPULARITY, FREQUENCY, RULES, BOTH)
 """What needs no learning, in words: the bestsellers; what the shopper bought most; the bestsellers of the category of the page, the cart or the last
 item; and the second on the home page with the third elsewhere. Bestsellers fill each up."""
-Z: Final = 1.959964
-"""Standard errors to each side of a 95% interval."""
 
 
 def degraded_arm(degradation: Degradation) -> str:
@@ -129,6 +128,11 @@ class Sums:
         return int(self.visits.sum())
 
     @property
+    def n_shoppers(self) -> int:
+        """Who were shown anything."""
+        return int((self.shown > 0).sum())
+
+    @property
     def ctr(self) -> float:
         """Clicks per shown item."""
         return float(self.clicks.sum() / self.shown.sum())
@@ -198,7 +202,7 @@ class Trial:
         """Cents per visit of purchases that another arm would not have brought: the truth."""
         ours, theirs = self.sums[arm], self.sums[over]
         value = ours.cents_per_visit - theirs.cents_per_visit
-        reach = Z * _error(ours.cents_parts - theirs.cents_parts)
+        reach = _reach(ours.cents_parts - theirs.cents_parts)
         return Figure(value, value - reach, value + reach)
 
     def read_lift(self, arm: str) -> Figure | None:
@@ -206,7 +210,7 @@ class Trial:
         return self._read(arm, "ctr", "relative", "relative_low", "relative_high")
 
     def read_incremental(self, arm: str) -> Figure | None:
-        """Cents per visit of all that was bought, above what the random arm bought, likewise."""
+        """Cents per unit, a shopper's month or an anonymous visit, of all that was bought, above what the random arm bought, likewise."""
         return self._read(arm, "total_revenue_per_unit", "difference", "low", "high")
 
     def _read(self, arm: str, metric: str, *columns: str) -> Figure | None:
@@ -221,11 +225,12 @@ class Trial:
         )
 
 
-def _error(parts: Floats) -> float:
-    """Standard error of a sum of independent parts."""
-    return float(np.sqrt(np.sum(parts**2)))
+def _reach(parts: Floats) -> float:
+    """To each side of the 95% interval of a sum of independent parts whose mean is 0: a few parts tell their own spread badly (Student, 1908)."""
+    n = len(parts)
+    return float(t.ppf(0.975, n - 1) * np.sqrt(n / (n - 1) * np.sum(parts**2)))
 
 
 def _stretched(value: float, log_parts: Floats) -> Figure:
-    stretch = float(np.exp(Z * _error(log_parts)))
+    stretch = float(np.exp(_reach(log_parts)))
     return Figure(value, value / stretch, value * stretch)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from rich.console import Console
 
 from recsys.bundle import load_bundle
@@ -53,6 +54,8 @@ from recsys.simulation.world import World
 VISITS: Final = 40_000
 EXPERIMENT_WORLDS: Final = 4
 """The experiment has as many visits as so many arms alone: its shoppers are shared between three."""
+MIN_SHOPPERS: Final = 10
+"""Of an arm alone."""
 ACCURACY_CASES: Final = 1_000
 """Shoppers whose answers tell how accurate a degraded model is."""
 DRILL_REQUESTS: Final = 2_000
@@ -235,6 +238,11 @@ def _experiment(
         replace(experiment, folder=folder / name, arms=alone(name, given), visits_share=share)
         for name, given in arms.items()
     ]
+    shoppers = len(np.unique(worlds[0].visits.shopper))
+    if shoppers < MIN_SHOPPERS:
+        raise UserError(
+            f"{options.visits:,} visits are those of {shoppers} shoppers for each arm, of {MIN_SHOPPERS} that an interval needs: ask for more"
+        )
     _, *pages = simulate_worlds([experiment, *worlds], console)
     readout = read_log(experiment.folder, console)
     if readout.reason:

@@ -98,7 +98,7 @@ def claims_table(check: Check) -> Table:
 
 
 def arms_table(check: Check) -> Table:
-    """Every arm of the experiment."""
+    """Every arm."""
     trial, accuracy = check.trial, {arm: figure for figure, arm in check.curve}
     rows: list[list[Cell]] = []
     for arm in (RANDOM, *SIMPLE, *(arm for _, arm in check.curve)):
@@ -107,6 +107,7 @@ def arms_table(check: Check) -> Table:
             [
                 arm.replace("_", " "),
                 trial.sums[arm].n_visits,
+                trial.sums[arm].n_shoppers,
                 f"{accuracy[arm].value:.0%}" if arm in accuracy else "–",
                 _interval(trial.lift(arm)),
                 "–" if read is None else _interval(read),
@@ -117,6 +118,7 @@ def arms_table(check: Check) -> Table:
     columns = (
         "arm",
         "visits",
+        "shoppers",
         "accuracy",
         "true CTR lift",
         "CTR lift as an experiment reads it",
@@ -124,7 +126,7 @@ def arms_table(check: Check) -> Table:
         "ROI",
     )
     note = (
-        "Over random items, 95% intervals. Every arm alone, met by the same shoppers; the experiment shares other shoppers between three arms and reads what was logged. Accuracy: NDCG@20 of home over December's purchases as a share of the ensemble's, measured. "
+        "Over random items, 95% intervals. Every arm alone, met by the same shoppers; the experiment shares more shoppers, some of them the same, between random items, bestsellers and the ensemble, and reads what was logged. Accuracy: NDCG@20 of home over December's purchases as a share of the ensemble's, measured. "
         "Degraded arms are the ensemble with places lost to random items."
     )
     return Table("What accuracy is worth, and what needs no learning", columns, rows, note)
@@ -253,7 +255,7 @@ def assumptions(check: Check) -> tuple[str, ...]:
         SIMULATED,
         "Incremental revenue is the simulator's: purchases after clicks on what was not going to be bought on this visit. Whether the shopper would have bought it on a later visit it does not know, "
         "so it is an upper bound where baskets are brought forward.",
-        "True figures are expectations of the answers that were really given; their intervals are of the visits that happened to come. The assumptions of the simulator are not in them: docs/simulator.md has its ranges.",
+        "True figures are expectations of the answers that were really given; their intervals are of the shoppers who happened to come. The assumptions of the simulator are not in them: docs/simulator.md has its ranges.",
         "Every arm has a world of its own, in which the same shoppers make the same visits for a month and tire of what that arm shows them. What a year of it would bring is taken to be twelve such months.",
         f"The shop: {shop.visits_per_year:,.0f} visits a year like these, in prices of these baskets; a margin of {CASE_STUDY.margin.value:.0%}; {people:,.0f} USD once for the people who built it, as `recsys roi` assumes for the case study. Nobody is paid for running it.",
         f"Machines: {rates.core_hour} USD per core-hour and {rates.gib_hour} per GiB-hour, list prices of containers (AWS Fargate, Linux on x86, us-east-1). Load balancer, database, traffic, storage and training are not in it.",
@@ -297,9 +299,9 @@ def _arm(check: Check, arm: str) -> dict[str, Any]:
         "read_lift": trial.read_lift(arm),
         "true_incremental_cents_per_visit": trial.incremental(arm),
         "true_incremental_over_popularity": trial.incremental(arm, POPULARITY),
-        "read_incremental_cents_per_visit": trial.read_incremental(arm),
+        "read_incremental_cents_per_unit": trial.read_incremental(arm),
     }
-    return {"visits": trial.sums[arm].n_visits} | {
+    return {"visits": trial.sums[arm].n_visits, "shoppers": trial.sums[arm].n_shoppers} | {
         name: None if figure is None else asdict(figure) for name, figure in figures.items()
     }
 

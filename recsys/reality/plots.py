@@ -42,7 +42,7 @@ def accuracy_curve(check: Check) -> str:
 
 
 def simple_arms(check: Check) -> str:
-    """CTR over random of what needs no learning and of the ensemble: the truth, and what the report reads from the log."""
+    """CTR over random of what needs no learning and of the ensemble: the truth, and what the report reads from the log of those that were in the experiment."""
     arms = (*SIMPLE, ENSEMBLE)
     picture = Picture(figsize=(8.6, 3.2), layout="constrained")
     axis: Any = picture.subplots()
@@ -54,7 +54,9 @@ def simple_arms(check: Check) -> str:
     axis.axvline(0.0, color="black", linewidth=0.8)
     axis.set_yticks(range(len(arms)), [arm.replace("_", " ") for arm in reversed(arms)])
     axis.xaxis.set_major_formatter(lambda share, _: f"{share:+.0%}")
-    axis.set_xlabel("CTR over random items; dots: the truth, bars: 95% as the report reads it from the log")
+    axis.set_xlabel(
+        "CTR over random items; dots: the truth; bars: 95% as the report reads the log of the experiment, for its arms"
+    )
     axis.spines[["top", "right"]].set_visible(False)
     return as_svg(picture)
 

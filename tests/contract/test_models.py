@@ -89,7 +89,7 @@ def fitted_content() -> Model:
 
 
 def similar_content() -> Model:
-    neighbours, content = fitted(ContentNeighboursRecommender(max_shoppers=1_000)), fitted_content()
+    neighbours, content = fitted(ContentNeighboursRecommender()), fitted_content()
     assert isinstance(neighbours, ItemItemModel)
     assert isinstance(content, ContentModel)
     return ContentNeighboursModel(neighbours, content)

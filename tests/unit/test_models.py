@@ -16,7 +16,7 @@ from recsys.models.fit.content import ContentRecommender
 from recsys.models.fit.features import fit_features
 from recsys.models.fit.frequency import FrequencyRecommender
 from recsys.models.fit.item_item import BasketRecommender, CosineRecommender, LocalRidgeRecommender
-from recsys.models.fit.kin import KinRecommender
+from recsys.models.fit.kin import ContentNeighboursRecommender, KinRecommender
 from recsys.models.fit.popularity import NewArrivalsRecommender, PopularityRecommender, TrendingRecommender
 from recsys.models.fit.regional import RegionalRecommender
 from recsys.models.frequency import FrequencyModel
@@ -24,6 +24,7 @@ from recsys.models.popularity import OrderModel
 from recsys.models.selection import sum_by_item
 from recsys.ranking import History, Query, top_k
 from tests.factories import START, checkerboard, history, make_dataset, query
+from tests.shop import tiny_dataset
 
 RNG = np.random.default_rng(0)
 
@@ -243,6 +244,17 @@ def test_lifts_of_a_region_by_hand() -> None:
 
 
 @pytest.mark.parametrize("parity", [0, 1])
+def test_well_sold_items_have_alike_ones_as_those_have_that_nobody_has_met() -> None:
+    shop = tiny_dataset(np.random.default_rng(0))
+    model = ContentNeighboursRecommender().fit(shop, shop.until, np.random.default_rng(0))
+    sold = np.bincount(shop.events.item, minlength=shop.n_items)
+    category = shop.catalogue.category
+    assert sold.max() > 100
+    for item in np.argsort(-sold)[:10]:
+        alike = model.recommend(Query(context_item=int(item)), 3, everything(shop.n_items)).items
+        assert len(alike) == 3 and (category[alike] == category[item]).all() and item not in alike
+
+
 def test_an_unsold_item_inherits_what_its_kin_goes_with(parity: int) -> None:
     """Half of the checkerboard was never sold; its kin, of the same category, goes with the shopper's items."""
     shop = checkerboard()

@@ -48,15 +48,13 @@ class KinRecommender:
 
 @dataclass(frozen=True)
 class ContentNeighboursRecommender:
-    """For items that hardly anybody has met: sold items with the most similar content (cosine of features)."""
+    """Of every item the sold ones with the most similar content (cosine of features)."""
 
     k: int = 30
-    max_shoppers: int = 10
-    """Items that more shoppers have met have neighbours of their own."""
     name: str = "similar_content"
 
     def fit(self, dataset: Dataset, at: int, rng: np.random.Generator) -> ItemItemModel:  # noqa: ARG002
         """See `Recommender`."""
         met = np.bincount(dataset.events.item, minlength=dataset.n_items)
-        nearest = fit_features(dataset.catalogue).nearest(met <= self.max_shoppers, met > 0, self.k)
+        nearest = fit_features(dataset.catalogue).nearest(np.ones_like(met, dtype=np.bool_), met > 0, self.k)
         return to_model(nearest, self.k, self.name, "context")
