@@ -235,8 +235,9 @@ def _experiment(
         visits_share=EXPERIMENT_WORLDS * share,
     )
     worlds = [
-        replace(experiment, folder=folder / name, arms=alone(name, given), visits_share=share)
-        for name, given in arms.items()
+        # Not by name: a socket's path may not be long.
+        replace(experiment, folder=folder / f"arm-{number}", arms=alone(name, given), visits_share=share)
+        for number, (name, given) in enumerate(arms.items())
     ]
     shoppers = len(np.unique(worlds[0].visits.shopper))
     if shoppers < MIN_SHOPPERS:
