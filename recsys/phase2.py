@@ -38,8 +38,8 @@ STRANGER_DEPTH: Final = 500
 """Of popularity, for a stranger: what is popular in a region is not far down everywhere."""
 STRANGER_POWER: Final = 0.5
 """Strangers are many shoppers, not those who buy most."""
-SIMILAR_DEPTH: Final = 50
-"""Of what is chosen together and of what is alike, on the page of an item."""
+SIMILAR_DEPTH: Final = 100
+"""Of what is chosen together and of what is alike, on the page of an item: all that there is of either, so that more asked for is the same, longer."""
 CANDIDATES: Final = 200
 """Content scores so many items, the most promising ones. More cost time; in a trial on validation, which no command repeats, they ranked new arrivals worse."""
 
