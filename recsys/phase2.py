@@ -63,7 +63,7 @@ class Phase2Config(Phase1Config):
     """After so many items the shopper's own taste counts as much as what a stranger would be told; at 0 one item is enough to forget it."""
     wanted_weight: float = 0.6
     """See `Phase1Config`."""
-    likeness_weight: float = 0.7
+    likeness_weight: float = 0.5
     """Of likeness beside being chosen together, on the page of an item. Not searched: what is bought later knows little of it."""
 
 
