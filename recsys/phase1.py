@@ -16,7 +16,7 @@ import optuna
 import polars as pl
 
 from recsys.compose import Blend, Fallback
-from recsys.dataset import Dataset
+from recsys.dataset import Catalogue, Dataset
 from recsys.evaluation.evaluate import ALL, NEW, primary
 from recsys.events import Surface
 from recsys.models.fit.als import ALSRecommender
@@ -128,6 +128,11 @@ class Workshop:
         self._at = at
         self._seed = seed
         self._fitted: dict[Recommender, Model] = {}
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Of the past."""
+        return self._past.catalogue
 
     def fit(self, recommender: Recommender) -> Model:
         """The fitted model, from the shelf where it stands there."""

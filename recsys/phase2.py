@@ -22,6 +22,7 @@ from recsys.events import Surface
 from recsys.models.content import ContentModel
 from recsys.models.content_neighbours import ContentNeighboursModel
 from recsys.models.fit.content import ContentRecommender
+from recsys.models.fit.item_item import favouring_alike
 from recsys.models.fit.kin import ContentNeighboursRecommender, KinRecommender
 from recsys.models.fit.popularity import NewArrivalsRecommender, PopularityRecommender
 from recsys.models.fit.regional import RegionalRecommender
@@ -38,8 +39,6 @@ STRANGER_DEPTH: Final = 500
 """Of popularity, for a stranger: what is popular in a region is not far down everywhere."""
 STRANGER_POWER: Final = 0.5
 """Strangers are many shoppers, not those who buy most."""
-SIMILAR_DEPTH: Final = 100
-"""Of what is chosen together and of what is alike, on the page of an item: all that there is of either, so that more asked for is the same, longer."""
 CANDIDATES: Final = 200
 """Content scores so many items, the most promising ones. More cost time; in a trial on validation, which no command repeats, they ranked new arrivals worse."""
 
@@ -64,7 +63,7 @@ class Phase2Config(Phase1Config):
     wanted_weight: float = 0.6
     """See `Phase1Config`."""
     likeness_weight: float = 0.5
-    """Of likeness beside being chosen together, on the page of an item. Not searched: what is bought later knows little of it."""
+    """Of likeness beside being chosen together, on the page of an item, see `favouring_alike`. Not searched: what is bought later knows little of it."""
 
 
 DEFAULT: Final = Phase2Config()
@@ -172,10 +171,11 @@ def build_surfaces(workshop: Workshop, config: Phase2Config) -> Surfaces:
     assert isinstance(fitted, ItemItemModel)
     neighbours = ContentNeighboursModel(fitted, _content(workshop))
     together, *others = similar.models
-    alike = Blend((together, neighbours), (1.0, config.likeness_weight), SIMILAR_DEPTH, similar.name)
+    assert isinstance(together, ItemItemModel)
+    both = favouring_alike(together, fitted, workshop.catalogue, config.likeness_weight)
     changed: Mapping[Surface, Model] = {
         Surface.HOME: home(workshop, config),
-        Surface.SIMILAR: replace(similar, models=(alike, *others)),
+        Surface.SIMILAR: replace(similar, models=(both, neighbours, *others)),
         Surface.NEW_ARRIVALS: Fallback((_new_arrivals(workshop), surfaces[Surface.NEW_ARRIVALS]), "new_arrivals"),
     }
     return {**surfaces, **changed}, popularity

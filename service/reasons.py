@@ -28,6 +28,9 @@ _BY_CONTENT: Final = {
 }
 """By whether type and brand are the same."""
 _CONTENT: Final = frozenset({"content", "similar_content", "new_arrivals_for_you"})
+_LIKENESS: Final = _CONTENT | {"similar"}
+"""Says what an item has in common with that of its reason; what is `similar` and of another type was chosen together."""
+_NOTHING: Final = (False, False)
 OWN: Final = "buy_again"
 _PLAIN: Final = {
     "popularity": b'"Popular right now"',
@@ -60,7 +63,8 @@ def reasons(ranking: Ranking, history: History, catalogue: LiveCatalogue) -> lis
         if source == OWN and counts is not None:
             texts.append(_bought(int(counts[place])))
         elif item != NO_ITEM:
-            before, after = _ABOUT.get(source) or _SHARED[_same(int(ranking.items[place]), item, catalogue)]
+            same = _same(int(ranking.items[place]), item, catalogue) if source in _LIKENESS else _NOTHING
+            before, after = _SHARED[same] if same[0] or source in _CONTENT else _ABOUT[source]
             texts.append(before + catalogue.title_json(item)[1:-1] + after)
         else:
             texts.append(_PLAIN.get(source, _UNKNOWN))

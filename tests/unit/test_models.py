@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 
 from recsys.compose import Blend, Confident, Fallback, Reranked, reads_history, rebuilt
-from recsys.dataset import SECONDS_PER_DAY
+from recsys.dataset import SECONDS_PER_DAY, Catalogue
 from recsys.events import WEIGHT_OF_CODE, EventType
 from recsys.models.fit.content import ContentRecommender
 from recsys.models.fit.features import fit_features
 from recsys.models.fit.frequency import FrequencyRecommender
-from recsys.models.fit.item_item import BasketRecommender, CosineRecommender, LocalRidgeRecommender
+from recsys.models.fit.item_item import (
+    BasketRecommender,
+    CosineRecommender,
+    LocalRidgeRecommender,
+    favouring_alike,
+    to_model,
+)
 from recsys.models.fit.kin import ContentNeighboursRecommender, KinRecommender
 from recsys.models.fit.popularity import NewArrivalsRecommender, PopularityRecommender, TrendingRecommender
 from recsys.models.fit.regional import RegionalRecommender
 from recsys.models.frequency import FrequencyModel
+from recsys.models.item_item import ItemItemModel
 from recsys.models.popularity import OrderModel
 from recsys.models.selection import sum_by_item
 from recsys.ranking import History, Query, top_k
@@ -167,6 +177,31 @@ def test_popular_neighbours_come_before_what_is_a_little_closer() -> None:
 
     assert beside(0.0) == [1, 2]
     assert beside(3.0) == [2, 1]
+
+
+def test_what_is_alike_comes_before_what_is_a_little_closer_and_joins_what_goes_with_it() -> None:
+    def neighbours(*rows: dict[int, float]) -> ItemItemModel:
+        weights = sparse.lil_matrix((4, 4), dtype=np.float32)
+        for item, row in enumerate(rows):
+            for other, weight in row.items():
+                weights[item, other] = weight
+        return to_model(sparse.csr_matrix(weights), 2, "similar", "context")
+
+    together = neighbours({1: 0.5, 2: 0.4}, {0: 0.5}, {})
+    alike = neighbours({2: 0.9, 3: 0.3}, {}, {3: 0.2})
+
+    def beside(item: int, weight: float, *category: int) -> list[int]:
+        catalogue = cast(Catalogue, SimpleNamespace(category=np.array(category, dtype=np.int32)))
+        model = favouring_alike(together, alike, catalogue, weight)
+        return model.recommend(Query(context_item=item), 4, everything(4)).items.tolist()
+
+    # Of item 0: 1 has 1; 2 has 0.8 and the weight; 3, of its category, a third of the weight. Two at most, as before.
+    found = [beside(0, weight, 5, 6, 7, 5) for weight in (0.0, 0.1, 0.3, 4.0)]
+    assert found == [[1, 2], [1, 2], [2, 1], [2, 3]]
+    # Of another category, or of none, 3 is not chosen with item 0, and no reason could be given for it.
+    assert beside(0, 4.0, 5, 6, 7, 6) == beside(0, 4.0, -1, 6, 7, -1) == [2, 1]
+    # Who goes with nothing is left to content alone.
+    assert [beside(item, 1.0, 5, 5, 5, 5) for item in (1, 2, 3)] == [[0], [], []]
 
 
 def test_histories_are_read_where_a_part_reads_them() -> None:

@@ -10,7 +10,7 @@ from implicit.nearest_neighbours import all_pairs_knn
 from numpy.typing import NDArray
 from scipy import sparse
 
-from recsys.dataset import Dataset
+from recsys.dataset import Catalogue, Dataset
 from recsys.models.fit.features import fit_features
 from recsys.models.fit.local_ridge import solve_items
 from recsys.models.fit.matrix import incidence_matrix, interaction_matrix, recency_factor
@@ -70,14 +70,43 @@ def favouring_wanted(model: ItemItemModel, dataset: Dataset, at: int, weight: fl
         return model
     wanted = item_scores(dataset, at, WANTED_HALF_LIFE_DAYS).astype(np.float32)
     lengths = np.diff(model.indptr)
+    popularity = _relative(wanted[model.items], lengths)
+    return replace(model, weights=_relative(model.weights, lengths) + np.float32(weight) * popularity)
 
-    def relative(values: ScoreArray) -> ScoreArray:
-        best = np.zeros(len(lengths), dtype=np.float32)
-        np.maximum.at(best, np.repeat(np.arange(len(lengths)), lengths), values)
-        best = np.repeat(best, lengths)
-        return np.divide(values, best, out=np.zeros_like(values), where=best > 0)
 
-    return replace(model, weights=relative(model.weights) + np.float32(weight) * relative(wanted[model.items]))
+def favouring_alike(model: ItemItemModel, alike: ItemItemModel, catalogue: Catalogue, weight: float) -> ItemItemModel:
+    """The neighbours that items have in `model`, and among them those that are `alike` and of the item's category.
+
+    A weight becomes its share of the item's strongest one, that in `alike` counts `weight` times, and both add up; the strongest
+    are kept, as many as an item has at most in `model`. Items without neighbours in `model` stay so, and 0 changes nothing.
+    """
+    if weight <= 0 or not len(model.items):
+        return model
+    together, likeness = _shares(model), _shares(alike)
+    entries = likeness.tocoo()
+    own, other = entries.coords
+    category = catalogue.category
+    related = (category[own] == category[other]) & (category[own] >= 0)
+    named = np.asarray(together[own, other]).ravel() > 0
+    keep = (related | named) & (np.diff(model.indptr) > 0)[own]
+    added = sparse.csr_matrix((np.float32(weight) * entries.data[keep], (own[keep], other[keep])), shape=together.shape)
+    k = int(np.diff(model.indptr).max())
+    return to_model(together + added, k, model.name, model.reads, model.half_life_days, model.max_items)
+
+
+def _shares(model: ItemItemModel) -> sparse.csr_matrix:
+    """`(n_items, n_items)` float32: an item's row has its neighbours' weights as shares of its strongest one."""
+    n = len(model.indptr) - 1
+    values = _relative(model.weights, np.diff(model.indptr))
+    return sparse.csr_matrix((values, model.items, model.indptr), shape=(n, n))
+
+
+def _relative(values: ScoreArray, lengths: NDArray[np.int64]) -> ScoreArray:
+    """`(e,)` float32: entries of rows of these `lengths`, one row after the other, as shares of the largest of their row; 0 where that is not positive."""
+    best = np.zeros(len(lengths), dtype=np.float32)
+    np.maximum.at(best, np.repeat(np.arange(len(lengths)), lengths), values)
+    best = np.repeat(best, lengths)
+    return np.divide(values, best, out=np.zeros_like(values), where=best > 0)
 
 
 @dataclass(frozen=True)
