@@ -42,7 +42,7 @@ def check(tmp_path_factory: pytest.TempPathFactory, out: Path) -> Check:
     constants = replace(
         constants,
         clicks=replace(constants.clicks, random_ctr=0.03, fatigue=1.0),
-        traffic=replace(constants.traffic, browsing_visits=100.0),
+        traffic=replace(constants.traffic, browsing_visits=10.0),
     )
     options = Options(visits=VISITS, targets=(0.7, 0.4), steady_seconds=1.0)
     return held(folder, folder, out, (before, live), dataset, world_of(dataset), constants, options, QUIET)
