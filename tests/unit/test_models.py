@@ -200,6 +200,9 @@ def test_what_is_alike_comes_before_what_is_a_little_closer_and_joins_what_goes_
     assert found == [[1, 2], [1, 2], [2, 1], [2, 3]]
     # Of another category, or of none, 3 is not chosen with item 0, and no reason could be given for it.
     assert beside(0, 4.0, 5, 6, 7, 6) == beside(0, 4.0, -1, 6, 7, -1) == [2, 1]
+    nobody = cast(Catalogue, SimpleNamespace(category=np.full(4, -1, dtype=np.int32)))
+    assert favouring_alike(together, neighbours(), nobody, 1.0) is together, "nothing is known of items"
+    assert favouring_alike(neighbours(), alike, nobody, 1.0).items.tolist() == []
     # Who goes with nothing is left to content alone.
     assert [beside(item, 1.0, 5, 5, 5, 5) for item in (1, 2, 3)] == [[0], [], []]
 

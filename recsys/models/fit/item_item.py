@@ -80,7 +80,7 @@ def favouring_alike(model: ItemItemModel, alike: ItemItemModel, catalogue: Catal
     A weight becomes its share of the item's strongest one, that in `alike` counts `weight` times, and both add up; the strongest
     are kept, as many as an item has at most in `model`. Items without neighbours in `model` stay so, and 0 changes nothing.
     """
-    if weight <= 0 or not len(model.items):
+    if weight <= 0 or not len(model.items) or not len(alike.items):
         return model
     together, likeness = _shares(model), _shares(alike)
     entries = likeness.tocoo()
