@@ -170,9 +170,9 @@ def held(
     """The drills and the experiment on two bundles that were fitted before `world.cut`: the one before, and the ensemble.
 
     Raises:
-        UserError: a drill could not be held, or the experiment has no readout.
+        UserError: so few visits that an arm has too few shoppers, a drill could not be held, or the experiment has no readout.
     """
-    before, live = bundles
+    share, (before, live) = _share(world, constants, options), bundles
     with console.status("a rollback under traffic"):
         requests = page_requests(world, DRILL_REQUESTS, options.seed)
         rollback = rollback_drill(live, before, requests, seconds=options.steady_seconds)
@@ -182,7 +182,7 @@ def held(
         task = sample(make_task(dataset, Window(world.cut, world.until)), ACCURACY_CASES, options.seed)
         ndcg, worse = degradations(load_bundle(live).surfaces[Surface.HOME], task, options.seed, options.targets)
     trial_folder = folder / "trial"
-    trial = _experiment(data, trial_folder, bundles, dataset, world, constants, options, worse, console)
+    trial = _experiment(data, trial_folder, bundles, dataset, world, constants, options, share, worse, console)
     return Check(
         options=options,
         bundle=live.name,
@@ -198,6 +198,23 @@ def held(
     )
 
 
+def _share(world: World, constants: Constants, options: Options) -> float:
+    """Of the month's shoppers, those that each arm meets alone.
+
+    Raises:
+        UserError: they are too few.
+    """
+    planned = plan_visits(world, constants.traffic, constants.mess, options.seed)
+    arms = len((RANDOM, *SIMPLE, ENSEMBLE)) + len(options.targets)
+    share = options.visits / (arms + EXPERIMENT_WORLDS) / len(planned)
+    shoppers = len(np.unique(planned.of_some(share).shopper))
+    if shoppers < MIN_SHOPPERS:
+        raise UserError(
+            f"{options.visits:,} visits are those of {shoppers} shoppers for each arm, of {MIN_SHOPPERS} that an interval needs: ask for more"
+        )
+    return share
+
+
 def _experiment(
     data: Path,
     folder: Path,
@@ -206,6 +223,7 @@ def _experiment(
     world: World,
     constants: Constants,
     options: Options,
+    share: float,
     worse: tuple[Degradation, ...],
     console: Console,
 ) -> Trial:
@@ -221,8 +239,6 @@ def _experiment(
     with console.status("fitting what needs no learning"):
         simple = write_simple_bundles(folder / "bundles", dataset.before(world.cut), world.cut)
     arms = configurations(ensemble.name, worse, simple)
-    planned = plan_visits(world, constants.traffic, constants.mess, options.seed)
-    share = options.visits / (len(arms) + EXPERIMENT_WORLDS) / len(planned)
     experiment = Order(
         folder=folder / "experiment",
         bundles=folder / "bundles",
@@ -239,11 +255,6 @@ def _experiment(
         replace(experiment, folder=folder / f"arm-{number}", arms=alone(name, given), visits_share=share)
         for number, (name, given) in enumerate(arms.items())
     ]
-    shoppers = len(np.unique(worlds[0].visits.shopper))
-    if shoppers < MIN_SHOPPERS:
-        raise UserError(
-            f"{options.visits:,} visits are those of {shoppers} shoppers for each arm, of {MIN_SHOPPERS} that an interval needs: ask for more"
-        )
     _, *pages = simulate_worlds([experiment, *worlds], console)
     readout = read_log(experiment.folder, console)
     if readout.reason:

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from pipelines.ingest import ingest
+from recsys.errors import UserError
 from recsys.reality.arms import ENSEMBLE, POPULARITY, RANDOM, degraded_arm
 from recsys.reality.check import Check, Options, answers, held
 from recsys.reality.page import as_html, write_page
@@ -46,6 +47,13 @@ def check(tmp_path_factory: pytest.TempPathFactory, out: Path) -> Check:
     )
     options = Options(visits=VISITS, targets=(0.7, 0.4), steady_seconds=1.0)
     return held(folder, folder, out, (before, live), dataset, world_of(dataset), constants, options, QUIET)
+
+
+def test_too_few_visits_are_refused_before_anything_is_tried(tmp_path: Path) -> None:
+    world = world_of(tiny_dataset(np.random.default_rng(0)))
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(UserError, match="shoppers for each arm, of 10 that an interval needs"):
+        held(nowhere, nowhere, nowhere, (nowhere, nowhere), None, world, Constants.read(), Options(visits=50), QUIET)  # type: ignore[arg-type]
 
 
 def test_accuracy_is_what_was_asked_for_and_the_less_of_it_the_fewer_clicks(check: Check) -> None:
