@@ -1,4 +1,8 @@
-"""uvicorn's HTTP, with an end to what a client may send beside a body: on its own it reads a head of any length into memory."""
+"""uvicorn's HTTP, with an end to what a client may send beside a body, and time for the first question of who came in last.
+
+On its own it reads a head of any length into memory, and as it stops it closes a connection that it has just accepted: a question on
+its way there would be lost.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES: Final = 65_536
 """Of a request's line and headers together, so also of a query string; and of what frames a body that comes in chunks."""
+FIRST_QUESTION_SECONDS: Final = 1.0
+"""For who is connected and has not asked yet, as the server stops."""
 _DETAIL: Final = b'{"detail":"the head of the request is longer than %d bytes"}' % MAX_HEAD_BYTES
 _REFUSAL: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\n"
@@ -53,6 +59,13 @@ class BoundedHttp(HttpToolsProtocol):
             self._refuse()
         else:
             super().send_400_response(msg)
+
+    def shutdown(self) -> None:
+        """The server stops: close behind the answer that is on its way, or is about to be asked for."""
+        if self.cycle is None:
+            self.loop.call_later(FIRST_QUESTION_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
 
     def _refuse(self) -> None:
         self.transport.write(_REFUSAL)

@@ -200,6 +200,19 @@ def test_whoever_is_told_to_stop_says_so_and_answers_what_still_comes(data_dir: 
     assert "Traceback" not in (data_dir / "service.log").read_text()
 
 
+def test_who_has_just_come_in_is_answered(data_dir: Path) -> None:
+    with running_service(data_dir, environment={"RECSYS_DRAIN_SECONDS": "0"}) as url:
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+        connection.connect()
+        time.sleep(0.1)  # it is let in
+        os.kill(parent_of(url), signal.SIGTERM)
+        time.sleep(0.3)  # the server closes what is open
+        connection.request("GET", "/recommend?k=3")
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("connection")) == (200, "close")
+        eventually(lambda: not (data_dir / "redis" / "redis.sock").exists())
+
+
 def test_one_worker_alone_cannot_be_replaced(data_dir: Path) -> None:
     with (
         pytest.raises(RuntimeError, match="needs several workers"),
