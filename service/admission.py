@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.load import ALLOWANCE, IMPATIENCE, Allowance, Load
 from service.metrics import Metrics
 from service.presence import Presence
+from service.protocol import READ_AT
 
 LIMITED: Final = frozenset({"/recommend", "/page"})
 OVERLOAD: Final = "overload"
@@ -51,12 +52,13 @@ class Admission:
             send = _closing(send)
         if scope["path"] not in LIMITED:
             return await self._app(scope, receive, send)
-        since, seconds = self._clock(), self._named(scope["headers"])
+        now, seconds = self._clock(), self._named(scope["headers"])
+        since = scope.get(READ_AT, now)
         if seconds is None:
             return await _say(
                 send, 422, f"{HEADER.decode()}: a whole number of milliseconds from 1 to {MAX_DEADLINE_MS:,}"
             )
-        rung = self._load.enter()
+        rung = self._load.enter(now - since)
         if rung is None:
             self._metrics.turned_away(OVERLOAD)
             return await _say(send, 429, "too many requests at once: try again", _RETRY)

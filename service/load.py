@@ -4,6 +4,9 @@ The work is synchronous, so requests queue where the event loop gets to them lat
 standing queue, as in CoDel (Nichols and Jacobson, ACM Queue 2012), is one in which the *least* lag of an interval is above the target; a
 burst that is gone within the interval is none. What follows is a brownout (Klein et al., ICSE 2014): a growing share of requests is
 answered from a cheaper rung, all of them before the first is refused. It grows fast and falls slowly, as in DAGOR (Zhou et al., SoCC 2018).
+
+Where even the cheapest answers come too slowly, or the level has not grown enough yet, whoever has waited too long in a standing queue
+is refused, so that the others are answered in time.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ WAITING: Final = 0.8
 """Of a request's time, at most, goes into waiting for others."""
 IMPATIENCE: Final = 2.0
 """A single request that has queued for so many times the target is answered from popularity, whatever the level."""
+TOO_LATE: Final = 4.0
+"""One that has queued for so many times the target is refused, where the queue stands or the level is `CHEAPER`: while it was answered,
+others would become as late."""
 
 
 class Load:
@@ -48,6 +54,8 @@ class Load:
         """Requests that have come in and are not answered yet."""
         self.level = 0.0
         """From 0, at ease, to `REFUSE`; between two whole numbers the share of requests that are treated as the higher one says."""
+        self._lag = 0.0
+        self._stands = False
         self._step = FIRST_STEP
         self._least = float("inf")
         self._since = clock()
@@ -55,11 +63,12 @@ class Load:
 
     def note(self, lag: float) -> None:
         """The loop came so many seconds late to something that was due."""
-        self._least = min(self._least, lag)
+        self._lag, self._least = lag, min(self._least, lag)
         now = self._clock()
         if now - self._since < INTERVAL_SECONDS:
             return
-        if self._least > self.queue_seconds:
+        self._stands = self._least > self.queue_seconds
+        if self._stands:
             self._harden()
         else:
             self._relax()
@@ -77,13 +86,16 @@ class Load:
         self.level = max(0.0, self.level - relief)
         self._step = FIRST_STEP
 
-    def enter(self) -> Rung | None:
-        """The best rung for a request that comes in, to be followed by `leave`; None where it is refused.
+    def enter(self, waited: float = 0.0) -> Rung | None:
+        """The best rung for a request that was read `waited` seconds ago, to be followed by `leave`; None where it is refused.
 
         The second half of the places inside is for answers from popularity: that there is a queue is known before it shows as lag.
         """
         level = self._whole_level() if self.level else 0
         if self.inside >= self._most_inside or level >= REFUSE:
+            return None
+        # Before it was read it waited as long as the loop was late, at most.
+        if (self._stands or self.level >= CHEAPER) and self._lag + waited > TOO_LATE * self.queue_seconds:
             return None
         self.inside += 1
         if 2 * self.inside > self._most_inside + 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -39,7 +40,11 @@ def app_from_settings() -> ASGIApp:
     if settings.redis_url is None:
         raise UserError("REDIS_URL is not set; `recsys serve` starts an embedded Redis and sets it")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    return wire(settings, Metrics(settings.shop), time.time)
+    app = wire(settings, Metrics(settings.shop), time.time)
+    # What is there by now stays, libraries most of all: to go through it for garbage takes a fifth of a second, in which nobody is answered.
+    gc.freeze()
+    gc.enable()
+    return app
 
 
 def wire(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> ASGIApp:

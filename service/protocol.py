@@ -6,6 +6,7 @@ its way there would be lost.
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 import httptools
@@ -13,6 +14,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES: Final = 65_536
 """Of a request's line and headers together, so also of a query string; and of what frames a body that comes in chunks."""
+READ_AT: Final = "recsys.read_at"
+"""Where in the scope stands when the head of the request was read, by `time.monotonic`: its turn comes after all that were read before."""
 FIRST_QUESTION_SECONDS: Final = 1.0
 """For who is connected and has not asked yet, as the server stops."""
 _DETAIL: Final = b'{"detail":"the head of the request is longer than %d bytes"}' % MAX_HEAD_BYTES
@@ -41,6 +44,7 @@ class BoundedHttp(HttpToolsProtocol):
             length = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if length > MAX_HEAD_BYTES:
                 raise httptools.HttpParserError
+        self.scope[READ_AT] = time.monotonic()  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

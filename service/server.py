@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -95,6 +96,7 @@ def _run(settings: Settings) -> None:
     if settings.workers > 1:
         Multiprocess(config, sockets).run()
     else:
+        gc.disable()  # until all is loaded, none of which is garbage: see `service.main`
         uvicorn.Server(config).run(sockets)
 
 

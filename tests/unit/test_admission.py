@@ -15,6 +15,7 @@ from service.ladder import Rung
 from service.load import ALLOWANCE, AT_EASE, Allowance, Load
 from service.metrics import Metrics
 from service.presence import Presence, State
+from service.protocol import READ_AT
 
 
 class Guarded:
@@ -22,6 +23,7 @@ class Guarded:
 
     def __init__(self, *, most_inside: int = 1, fails: bool = False, most_requests: int | None = None) -> None:
         self.saw: list[Allowance] = []
+        self.read_at = 50.0
         self._fails = fails
         self.registry = CollectorRegistry()
         self.load = Load(lambda: 50.0, queue_seconds=0.02, most_inside=most_inside)
@@ -53,7 +55,7 @@ class Guarded:
             return {"type": "http.request"}
 
         named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        scope = {"type": "http", "path": path, "headers": [(b"accept", b"*/*"), *named]}
+        scope = {"type": "http", "path": path, "headers": [(b"accept", b"*/*"), *named], READ_AT: self.read_at}
         asyncio.run(self._run(scope, receive, send))
         return sent[0]["status"], dict(sent[0]["headers"]), orjson.loads(sent[1]["body"])
 
@@ -91,6 +93,17 @@ def test_who_finds_no_room_is_told_when_to_come_again_and_costs_nothing() -> Non
     )
     guarded.load.leave()
     assert guarded.ask()[0] == 200
+
+
+def test_who_has_queued_since_it_was_read_has_less_time_and_is_refused_when_it_is_too_late() -> None:
+    guarded = Guarded(most_inside=9)
+    guarded.load.level = 1.0
+    guarded.read_at = 49.95
+    assert guarded.ask()[0] == 200
+    assert guarded.saw[-1].since == 49.95
+    guarded.read_at = 49.9
+    status, headers, _ = guarded.ask()
+    assert (status, headers[b"retry-after"], len(guarded.saw)) == (429, b"1", 1)
 
 
 def test_what_is_no_question_always_comes_in() -> None:

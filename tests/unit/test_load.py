@@ -53,7 +53,7 @@ def test_a_standing_queue_makes_answers_cheaper_faster_and_faster_before_any_is_
     load, clock = made()
     levels = []
     for _ in range(7):
-        interval(load, clock, 0.021, 0.5)
+        interval(load, clock, 0.5, 0.021)
         levels.append(round(load.level, 6))
     # Steps of 0.1, 0.2, 0.4, 0.8, what is left to 2, and then of 0.1 again.
     assert levels == [0.1, 0.3, 0.7, 1.5, 2.0, 2.1, 2.2]
@@ -84,6 +84,21 @@ def test_relief_comes_slowly_and_ends_at_ease() -> None:
     assert intervals in (100, 101)  # 2 / 0.02, which is ten seconds; rounding may leave a trace
     interval(load, clock, 0.03)
     assert round(load.level, 6) == 0.1  # the step begins anew
+
+
+def test_who_has_waited_too_long_in_a_queue_that_stands_is_refused() -> None:
+    load, clock = made()
+    load.note(0.3)  # once: nothing stands
+    assert load.enter(0.3) is Rung.FULL
+    interval(load, clock, 0.03, 0.05)
+    # As late as the loop has just been, 50 ms, and then 31 more, of 80 at most.
+    assert load.enter(0.031) is None
+    assert load.enter(0.029) is not None
+    interval(load, clock, 0.01, 0.05)
+    assert load.enter(0.031) is Rung.FULL
+    load.level = CHEAPER
+    assert load.enter(0.031) is None
+    assert load.enter(0.029) is Rung.REMEMBERED
 
 
 def test_only_so_many_are_inside() -> None:
