@@ -5,8 +5,8 @@ standing queue, as in CoDel (Nichols and Jacobson, ACM Queue 2012), is one in wh
 burst that is gone within the interval is none. What follows is a brownout (Klein et al., ICSE 2014): a growing share of requests is
 answered from a cheaper rung, all of them before the first is refused. It grows fast and falls slowly, as in DAGOR (Zhou et al., SoCC 2018).
 
-Where even the cheapest answers come too slowly, or the level has not grown enough yet, whoever has waited too long in a standing queue
-is refused, so that the others are answered in time.
+The level alone drains a queue slowly. So while it is above 0 each request that comes in is also judged by how long it has waited
+itself: after a while it is answered from popularity, and too late it is refused, so that those behind it are answered in time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FIRST_STEP: Final = 0.1
 """Of the level, when a queue begins to stand; each further interval in which it does takes twice the step of the one before, until all
 answers are as cheap as they can be, and this step again from there on: refusing many is only better than refusing few if it has to be."""
 RELIEF: Final = 0.02
-"""Of the level, for each interval without a standing queue; `FIRST_STEP` while some are refused."""
+"""Of the level, for each interval in which no queue stands and nobody has waited for long; `FIRST_STEP` while some are refused."""
 CHEAPER: Final = 1.0
 """From this level on nobody is answered by the costly parts of a model."""
 POPULAR: Final = 2.0
@@ -36,10 +36,9 @@ REFUSE: Final = 3.0
 WAITING: Final = 0.8
 """Of a request's time, at most, goes into waiting for others."""
 IMPATIENCE: Final = 2.0
-"""A single request that has queued for so many times the target is answered from popularity, whatever the level."""
-TOO_LATE: Final = 4.0
-"""One that has queued for so many times the target is refused, where the queue stands or the level is `CHEAPER`: while it was answered,
-others would become as late."""
+"""A request that has waited for so many times the target is answered from popularity, whatever the level."""
+TOO_LATE: Final = 3.0
+"""One that has waited for so many times the target as it comes in is refused, while the level is above 0."""
 
 
 class Load:
@@ -54,12 +53,15 @@ class Load:
         """Requests that have come in and are not answered yet."""
         self.level = 0.0
         """From 0, at ease, to `REFUSE`; between two whole numbers the share of requests that are treated as the higher one says."""
-        self._lag = 0.0
-        self._stands = False
         self._step = FIRST_STEP
-        self._least = float("inf")
-        self._since = clock()
         self._carry = 0.0
+        self._lag = 0.0
+        """The last one."""
+        self._least = float("inf")
+        """Of this interval's lags."""
+        self._impatient = False
+        """Whether anybody has come in who had waited for too long, in this interval."""
+        self._since = clock()
 
     def note(self, lag: float) -> None:
         """The loop came so many seconds late to something that was due."""
@@ -67,12 +69,13 @@ class Load:
         now = self._clock()
         if now - self._since < INTERVAL_SECONDS:
             return
-        self._stands = self._least > self.queue_seconds
-        if self._stands:
+        if self._least > self.queue_seconds:
             self._harden()
-        else:
+        elif not self._impatient:
             self._relax()
-        self._least, self._since = float("inf"), now
+        elif 0 < self.level < POPULAR:
+            self.level = min(POPULAR, self.level + FIRST_STEP)
+        self._least, self._impatient, self._since = float("inf"), False, now
 
     def _harden(self) -> None:
         if self.level < POPULAR:
@@ -92,13 +95,15 @@ class Load:
         The second half of the places inside is for answers from popularity: that there is a queue is known before it shows as lag.
         """
         level = self._whole_level() if self.level else 0
-        if self.inside >= self._most_inside or level >= REFUSE:
-            return None
         # Before it was read it waited as long as the loop was late, at most.
-        if (self._stands or self.level >= CHEAPER) and self._lag + waited > TOO_LATE * self.queue_seconds:
+        waited += self._lag
+        impatient = waited > IMPATIENCE * self.queue_seconds
+        self._impatient |= impatient
+        too_late = self.level > 0 and waited > TOO_LATE * self.queue_seconds
+        if self.inside >= self._most_inside or level >= REFUSE or too_late:
             return None
         self.inside += 1
-        if 2 * self.inside > self._most_inside + 1:
+        if 2 * self.inside > self._most_inside + 1 or (impatient and self.level > 0):
             return Rung.POPULAR
         return (Rung.FULL, Rung.REMEMBERED, Rung.POPULAR)[level]
 
@@ -133,7 +138,7 @@ class Allowance:
     rung: Rung
     """The best that the load allowed when it came in."""
     since: float
-    """When that was."""
+    """When its head was read."""
     seconds: float
     """In which it must be answered."""
     patience: float

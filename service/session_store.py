@@ -208,7 +208,7 @@ class SessionStore:
         loop = asyncio.get_running_loop()
         result: asyncio.Future[list[bytes | None]] = loop.create_future()
         if not self._wanted:
-            loop.call_soon(self._ask)
+            self._asking = asyncio.ensure_future(self._ask())
         self._wanted.append((keys, result))
         if seconds == float("inf"):
             return await result
@@ -218,11 +218,8 @@ class SessionStore:
         finally:
             late.cancel()
 
-    def _ask(self) -> None:
+    async def _ask(self) -> None:
         wanted, self._wanted = self._wanted, []
-        self._asking = asyncio.ensure_future(self._answer(wanted))
-
-    async def _answer(self, wanted: Sequence[tuple[list[str], asyncio.Future[list[bytes | None]]]]) -> None:
         keys = [key for part, _ in wanted for key in part]
         try:
             values = cast(list[bytes | None], await self._guarded(self._timeout, lambda: self._client.mget(keys)))

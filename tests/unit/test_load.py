@@ -86,19 +86,32 @@ def test_relief_comes_slowly_and_ends_at_ease() -> None:
     assert round(load.level, 6) == 0.1  # the step begins anew
 
 
-def test_who_has_waited_too_long_in_a_queue_that_stands_is_refused() -> None:
+def test_while_there_is_a_queue_who_has_waited_long_gets_the_cheapest_answer_and_too_long_none() -> None:
     load, clock = made()
     load.note(0.3)  # once: nothing stands
     assert load.enter(0.3) is Rung.FULL
-    interval(load, clock, 0.03, 0.05)
-    # As late as the loop has just been, 50 ms, and then 31 more, of 80 at most.
+    interval(load, clock, 0.05, 0.03)
+    assert load.level == 0.1
+    # As late as the loop has just been, 30 ms, and then more: from 40 ms on popularity, from 60 ms on nothing.
+    assert load.enter(0.009) is Rung.FULL
+    assert load.enter(0.011) is Rung.POPULAR
+    assert load.enter(0.029) is Rung.POPULAR
     assert load.enter(0.031) is None
-    assert load.enter(0.029) is not None
-    interval(load, clock, 0.01, 0.05)
-    assert load.enter(0.031) is Rung.FULL
-    load.level = CHEAPER
-    assert load.enter(0.031) is None
-    assert load.enter(0.029) is Rung.REMEMBERED
+
+
+def test_there_is_no_relief_while_anybody_has_waited_long() -> None:
+    load, clock = made()
+    load.level = 1.0
+    for _ in range(15):
+        load.enter(0.05)
+        interval(load, clock, 0.001)
+    assert load.level == POPULAR  # others need not be refused for it
+    interval(load, clock, 0.001)
+    assert round(load.level, 6) == 1.98
+    load.level = 0.0
+    load.enter(0.05)
+    interval(load, clock, 0.001)
+    assert load.level == 0.0  # a burst
 
 
 def test_only_so_many_are_inside() -> None:
