@@ -180,6 +180,8 @@ class SessionStore:
         self.behind_since: float | None = None
         """When the first event was received that could not be added; who adds it takes it back."""
         self._wanted: list[tuple[list[str], asyncio.Future[list[bytes | None]]]] = []
+        self._asking = set[asyncio.Task[None]]()
+        """Whom the loop knows only weakly."""
 
     # Reading
 
@@ -208,7 +210,9 @@ class SessionStore:
         loop = asyncio.get_running_loop()
         result: asyncio.Future[list[bytes | None]] = loop.create_future()
         if not self._wanted:
-            self._asking = asyncio.ensure_future(self._ask())
+            asking = loop.create_task(self._ask())
+            self._asking.add(asking)
+            asking.add_done_callback(self._asking.discard)
         self._wanted.append((keys, result))
         if seconds == float("inf"):
             return await result
