@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -18,6 +19,7 @@ OVERLOAD: Final = "overload"
 """Why a request was turned away, for the metrics."""
 HEADER: Final = b"x-deadline-ms"
 MAX_DEADLINE_MS: Final = 60_000
+_BODILESS: Final = frozenset({"GET", "HEAD"})
 _CLOSE: Final = (b"connection", b"close")
 _RETRY: Final = (b"retry-after", b"1")
 
@@ -33,14 +35,16 @@ class Admission:
         metrics: Metrics,
         clock: Callable[[], float],
         deadline_ms: int,
+        max_body_bytes: int,
         presence: Presence,
     ) -> None:
-        """`clock` is steady; `deadline_ms` holds for requests that name none."""
+        """`clock` is steady; `deadline_ms` holds for requests that name none; a longer body than `max_body_bytes` is left to `app`."""
         self._app = app
         self._load = load
         self._metrics = metrics
         self._clock = clock
         self._seconds = deadline_ms / 1_000
+        self._max_body_bytes = max_body_bytes
         self._presence = presence
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,13 +56,16 @@ class Admission:
             send = _closing(send)
         if scope["path"] not in LIMITED:
             return await self._app(scope, receive, send)
-        now, seconds = self._clock(), self._named(scope["headers"])
-        since = scope.get(READ_AT, now)
+        began, seconds = self._clock(), self._named(scope["headers"])
+        since = scope.get(READ_AT, began)
         if seconds is None:
             return await _say(
                 send, 422, f"{HEADER.decode()}: a whole number of milliseconds from 1 to {MAX_DEADLINE_MS:,}"
             )
-        rung = self._load.enter(now - since)
+        if scope["method"] not in _BODILESS:
+            receive = await self._having_body(receive)
+            since += self._clock() - began  # the client's time, not ours
+        rung = self._load.enter(self._clock() - since)
         if rung is None:
             self._metrics.turned_away(OVERLOAD)
             return await _say(send, 429, "too many requests at once: try again", _RETRY)
@@ -67,6 +74,20 @@ class Admission:
             return await self._app(scope, receive, send)
         finally:
             self._load.leave()
+
+    async def _having_body(self, receive: Receive) -> Receive:
+        """The same, once the body is here: who sends it slowly, or never, holds no place that others need."""
+        messages, size, is_all = deque[Message](), 0, False
+        while not is_all and size <= self._max_body_bytes:
+            message = await receive()
+            messages.append(message)
+            size += len(message.get("body", b""))
+            is_all = not message.get("more_body", False)
+
+        async def replay() -> Message:
+            return messages.popleft() if messages else await receive()
+
+        return replay
 
     def _named(self, headers: Iterable[tuple[bytes, bytes]]) -> float | None:
         """Seconds that the request gives itself, or those that are usual; None where it names what cannot be."""

@@ -112,6 +112,7 @@ def create_app(
         metrics=metrics,
         clock=time.monotonic,
         deadline_ms=settings.deadline_ms,
+        max_body_bytes=settings.max_body_bytes,
         presence=presence,
     )
     guarded = Guard(admitted, access, keys, rates, metrics)

@@ -3,15 +3,19 @@
 The work is synchronous, so requests queue where the event loop gets to them late. How late a timer fires says how long that is: a
 standing queue, as in CoDel (Nichols and Jacobson, ACM Queue 2012), is one in which the *least* lag of an interval is above the target; a
 burst that is gone within the interval is none. What follows is a brownout (Klein et al., ICSE 2014): a growing share of requests is
-answered from a cheaper rung, all of them before the first is refused. It grows fast and falls slowly, as in DAGOR (Zhou et al., SoCC 2018).
+answered from a cheaper rung. It grows fast and falls slowly, as in DAGOR (Zhou et al., SoCC 2018).
 
-The level alone drains a queue slowly. So while it is above 0 each request that comes in is also judged by how long it has waited
-itself: after a while it is answered from popularity, and too late it is refused, so that those behind it are answered in time.
+The level alone drains a queue slowly, and falls between two long turns of the loop, while each makes the next one long. So while the
+level is above 0 and the loop is busy with its own work, each request that comes in is also judged by how long it has waited itself: after
+a while it is answered from popularity, and too late it is refused, so that those behind it are answered in time; and the level rises
+while there are such requests. A loop that is late and has not worked was kept from it, by others on its core or a quota: nobody is
+helped by refusing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -26,7 +30,9 @@ FIRST_STEP: Final = 0.1
 """Of the level, when a queue begins to stand; each further interval in which it does takes twice the step of the one before, until all
 answers are as cheap as they can be, and this step again from there on: refusing many is only better than refusing few if it has to be."""
 RELIEF: Final = 0.02
-"""Of the level, for each interval in which no queue stands and nobody has waited for long; `FIRST_STEP` while some are refused."""
+"""Of the level, for each interval without a queue; `FIRST_STEP` while some are refused."""
+BUSY: Final = 0.7
+"""The loop's share of a core, in an interval, from which on its lateness is its own doing."""
 CHEAPER: Final = 1.0
 """From this level on nobody is answered by the costly parts of a model."""
 POPULAR: Final = 2.0
@@ -36,17 +42,26 @@ REFUSE: Final = 3.0
 WAITING: Final = 0.8
 """Of a request's time, at most, goes into waiting for others."""
 IMPATIENCE: Final = 2.0
-"""A request that has waited for so many times the target is answered from popularity, whatever the level."""
+"""A request that has waited for so many times the target when its turn comes is answered from popularity, whatever the level."""
 TOO_LATE: Final = 3.0
-"""One that has waited for so many times the target as it comes in is refused, while the level is above 0."""
+"""One that has waited for so many times the target as it comes in is refused, under a level above 0 and a busy loop."""
 
 
 class Load:
     """What requests may cost, and how many may be inside."""
 
-    def __init__(self, clock: Callable[[], float], *, queue_seconds: float, most_inside: int) -> None:
-        """`clock` is steady and gives seconds; a queue of more than `queue_seconds` is too long."""
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        queue_seconds: float,
+        most_inside: int,
+        worked: Callable[[], float] = time.thread_time,
+    ) -> None:
+        """`clock` is steady and gives seconds; a queue of more than `queue_seconds` is too long. `worked` gives the seconds of a core that
+        the loop's thread has had, asked there."""
         self._clock = clock
+        self._worked = worked
         self.queue_seconds = queue_seconds
         self._most_inside = most_inside
         self.inside = 0
@@ -62,6 +77,9 @@ class Load:
         self._impatient = False
         """Whether anybody has come in who had waited for too long, in this interval."""
         self._since = clock()
+        self._worked_before = worked()
+        self._is_busy = False
+        """Whether the loop worked for most of the last interval."""
 
     def note(self, lag: float) -> None:
         """The loop came so many seconds late to something that was due."""
@@ -69,13 +87,15 @@ class Load:
         now = self._clock()
         if now - self._since < INTERVAL_SECONDS:
             return
+        worked = self._worked()
+        self._is_busy = worked - self._worked_before >= BUSY * (now - self._since)
         if self._least > self.queue_seconds:
             self._harden()
-        elif not self._impatient:
+        elif not (self._impatient and self._is_busy):
             self._relax()
         elif 0 < self.level < POPULAR:
             self.level = min(POPULAR, self.level + FIRST_STEP)
-        self._least, self._impatient, self._since = float("inf"), False, now
+        self._least, self._impatient, self._since, self._worked_before = float("inf"), False, now, worked
 
     def _harden(self) -> None:
         if self.level < POPULAR:
@@ -99,11 +119,12 @@ class Load:
         waited += self._lag
         impatient = waited > IMPATIENCE * self.queue_seconds
         self._impatient |= impatient
-        too_late = self.level > 0 and waited > TOO_LATE * self.queue_seconds
+        overloaded = self.level > 0 and self._is_busy
+        too_late = overloaded and waited > TOO_LATE * self.queue_seconds
         if self.inside >= self._most_inside or level >= REFUSE or too_late:
             return None
         self.inside += 1
-        if 2 * self.inside > self._most_inside + 1 or (impatient and self.level > 0):
+        if 2 * self.inside > self._most_inside + 1 or (overloaded and impatient):
             return Rung.POPULAR
         return (Rung.FULL, Rung.REMEMBERED, Rung.POPULAR)[level]
 

@@ -30,6 +30,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     _head_bytes = 0
     """Of the request that is being read, less its body."""
+    _leaving = False
+    """Whether the server stops, and waits for this connection's first question."""
 
     def data_received(self, data: bytes) -> None:
         """Read on."""
@@ -46,6 +48,14 @@ class BoundedHttp(HttpToolsProtocol):
                 raise httptools.HttpParserError
         self.scope[READ_AT] = time.monotonic()  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
+        if self._leaving:
+            self.cycle.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        """The next answer begins: one that was asked for before this one was there has not waited for us meanwhile."""
+        if self.pipeline:
+            self.pipeline[-1][0].scope[READ_AT] = time.monotonic()  # type: ignore[typeddict-unknown-key]
+        super().on_response_complete()
 
     def on_body(self, body: bytes) -> None:
         """A body has a limit of its own."""
@@ -67,6 +77,7 @@ class BoundedHttp(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The server stops: close behind the answer that is on its way, or is about to be asked for."""
         if self.cycle is None:
+            self._leaving = True
             self.loop.call_later(FIRST_QUESTION_SECONDS, super().shutdown)
         else:
             super().shutdown()

@@ -96,7 +96,7 @@ def _run(settings: Settings) -> None:
     if settings.workers > 1:
         Multiprocess(config, sockets).run()
     else:
-        gc.disable()  # until all is loaded, none of which is garbage: see `service.main`
+        gc.disable()  # until all is loaded, most of which stays: see `service.main`
         uvicorn.Server(config).run(sockets)
 
 

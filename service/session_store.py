@@ -227,7 +227,9 @@ class SessionStore:
         keys = [key for part, _ in wanted for key in part]
         try:
             values = cast(list[bytes | None], await self._guarded(self._timeout, lambda: self._client.mget(keys)))
-        except StoreUnavailableError as error:
+        except Exception as error:  # whatever it is, nobody waits for ever
+            if not isinstance(error, StoreUnavailableError):
+                logger.exception("Redis could not be asked")
             for _, result in wanted:
                 if not result.done():
                     result.set_exception(StoreUnavailableError(str(error)))

@@ -26,36 +26,57 @@ class Guarded:
         self.read_at = 50.0
         self._fails = fails
         self.registry = CollectorRegistry()
-        self.load = Load(lambda: 50.0, queue_seconds=0.02, most_inside=most_inside)
+        self.now, self.worked = 50.0, 0.0
+        self.body = [b""]
+        """What the client sends, a second for each part."""
+        self.read: list[bytes] = []
+        """What the application has read, where it reads."""
+        self.load = Load(lambda: self.now, queue_seconds=0.02, most_inside=most_inside, worked=lambda: self.worked)
         self.presence = Presence(drain_seconds=0.0, most_requests=most_requests)
         self._admission = Admission(
             self._app,
             load=self.load,
             metrics=Metrics("s", self.registry),
-            clock=lambda: 50.0,
+            clock=lambda: self.now,
             deadline_ms=100,
+            max_body_bytes=10,
             presence=self.presence,
         )
 
-    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.saw.append(ALLOWANCE.get())
+        while scope["method"] == "POST":
+            message = await receive()
+            self.read.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                break
         if self._fails:
             raise ZeroDivisionError
         await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
         await send({"type": "http.response.body", "body": b"{}"})
 
-    def ask(self, path: str = "/recommend", **headers: str) -> tuple[int, dict[bytes, bytes], Any]:
+    def ask(self, path: str = "/recommend", method: str = "GET", **headers: str) -> tuple[int, dict[bytes, bytes], Any]:
         """Status, headers and content of an answer."""
         sent: list[Message] = []
+        parts = list(self.body)
 
         async def send(message: Message) -> None:
             sent.append(message)
 
         async def receive() -> Message:
-            return {"type": "http.request"}
+            if not parts:
+                return {"type": "http.disconnect"}
+            self.now += 1.0
+            return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
 
         named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        scope = {"type": "http", "path": path, "headers": [(b"accept", b"*/*"), *named], READ_AT: self.read_at}
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "headers": [(b"accept", b"*/*"), *named],
+            READ_AT: self.read_at,
+        }
         asyncio.run(self._run(scope, receive, send))
         return sent[0]["status"], dict(sent[0]["headers"]), orjson.loads(sent[1]["body"])
 
@@ -97,13 +118,38 @@ def test_who_finds_no_room_is_told_when_to_come_again_and_costs_nothing() -> Non
 
 def test_who_has_queued_since_it_was_read_has_less_time_and_is_refused_when_it_is_too_late() -> None:
     guarded = Guarded(most_inside=9)
-    guarded.load.level = 1.0
-    guarded.read_at = 49.95
+    guarded.now, guarded.worked = 50.2, 0.2
+    guarded.load.note(0.03)  # a queue, of the loop's own making
+    guarded.read_at = 50.18
     assert guarded.ask()[0] == 200
-    assert guarded.saw[-1].since == 49.95
-    guarded.read_at = 49.9
+    assert (guarded.saw[-1].since, guarded.saw[-1].rung) == (50.18, Rung.POPULAR)
+    guarded.read_at = 50.16
     status, headers, _ = guarded.ask()
     assert (status, headers[b"retry-after"], len(guarded.saw)) == (429, b"1", 1)
+
+
+def test_a_body_that_comes_slowly_holds_no_place_and_takes_none_of_the_time() -> None:
+    guarded = Guarded(most_inside=1)
+    guarded.body = [b"one", b"two", b"three"]
+    inside: list[int] = []
+    enter = guarded.load.enter
+    guarded.load.enter = lambda waited: (inside.append(guarded.load.inside), enter(waited))[1]  # type: ignore[method-assign]
+    assert guarded.ask(method="POST")[0] == 200
+    assert guarded.read == [b"one", b"two", b"three"]
+    assert (guarded.saw[-1].since, guarded.now) == (53.0, 53.0)
+    assert inside == [0]
+
+
+@pytest.mark.parametrize("parts", [[b"0123456789", b"a", b"never read"], [b""]])
+def test_of_a_body_no_more_is_kept_than_it_may_be_long(parts: list[bytes]) -> None:
+    guarded = Guarded(most_inside=1)
+    guarded.body = parts
+    came: list[float] = []
+    enter = guarded.load.enter
+    guarded.load.enter = lambda waited: (came.append(guarded.now), enter(waited))[1]  # type: ignore[method-assign]
+    assert guarded.ask("/page", "POST")[0] == 200
+    assert came == [50.0 + min(2, len(parts))]
+    assert guarded.read == parts  # the application sees all of it, if it wants to
 
 
 def test_what_is_no_question_always_comes_in() -> None:

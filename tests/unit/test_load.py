@@ -13,6 +13,7 @@ from service.load import CHEAPER, INTERVAL_SECONDS, POPULAR, REFUSE, Allowance, 
 
 class Clock:
     now = 100.0
+    worked = 7.0
 
     def __call__(self) -> float:
         return self.now
@@ -20,13 +21,14 @@ class Clock:
 
 def made(most_inside: int = 1_000) -> tuple[Load, Clock]:
     clock = Clock()
-    return Load(clock, queue_seconds=0.02, most_inside=most_inside), clock
+    return Load(clock, queue_seconds=0.02, most_inside=most_inside, worked=lambda: clock.worked), clock
 
 
-def interval(load: Load, clock: Clock, *lags: float) -> None:
-    """One interval with these lags, evenly."""
+def interval(load: Load, clock: Clock, *lags: float, busy: float = 0.9) -> None:
+    """One interval with these lags, evenly, in which the loop worked for a share `busy`."""
     for lag in lags:
         clock.now += INTERVAL_SECONDS / len(lags) + 1e-9
+        clock.worked += busy * INTERVAL_SECONDS / len(lags)
         load.note(lag)
 
 
@@ -99,7 +101,7 @@ def test_while_there_is_a_queue_who_has_waited_long_gets_the_cheapest_answer_and
     assert load.enter(0.031) is None
 
 
-def test_there_is_no_relief_while_anybody_has_waited_long() -> None:
+def test_there_is_no_relief_while_the_loop_is_busy_and_anybody_has_waited_long() -> None:
     load, clock = made()
     load.level = 1.0
     for _ in range(15):
@@ -112,6 +114,18 @@ def test_there_is_no_relief_while_anybody_has_waited_long() -> None:
     load.enter(0.05)
     interval(load, clock, 0.001)
     assert load.level == 0.0  # a burst
+
+
+def test_nobody_is_refused_where_a_quota_keeps_the_loop_from_its_work() -> None:
+    load, clock = made()
+    load.level = 1.0
+    found: Counter[Rung | None] = Counter()
+    for _ in range(60):  # half of each interval it stands still
+        found.update(entering(load, 5))
+        interval(load, clock, 0.001, 0.07, busy=0.3)
+    assert None not in found
+    assert load.level == 0.0
+    assert load.enter(1.0) is Rung.FULL
 
 
 def test_only_so_many_are_inside() -> None:
