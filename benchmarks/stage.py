@@ -194,8 +194,10 @@ def staged(
     kind: str = "SQLite",
     workers: int = WORKERS,
     environment: Mapping[str, str] = MappingProxyType({}),
+    disk_mib: int = DISK_MIB,
 ) -> Iterator[Stage]:
-    """The service on the newest bundle below `data_dir` (a tiny shop without one), as operators run it, in folders of its own.
+    """The service on the newest bundle below `data_dir` (a tiny shop without one), as operators run it, in folders of its own; its database
+    on a disk of `disk_mib`, where one may be mounted.
 
     Raises:
         UserError: there is no bundle.
@@ -204,7 +206,7 @@ def staged(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stage-", dir="/tmp")))
         versions, users = _publish(data_dir, folder)
-        disk = stack.enter_context(small_disk(folder / "disk"))
+        disk = stack.enter_context(small_disk(folder / "disk", disk_mib))
         server = RedisServer(folder)
         stack.enter_context(server.running())
         proxy = stack.enter_context(Proxy(server.port))
@@ -254,10 +256,10 @@ def _publish(data_dir: Path | None, folder: Path) -> tuple[tuple[str, ...], list
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
+def small_disk(folder: Path, mib: int) -> Iterator[Path]:
     """A file system of its own in memory, where we are root and may mount; else only a folder."""
     folder.mkdir()
-    options = ["-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(folder)]
+    options = ["-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)]
     mount = shutil.which("mount")
     mounted = os.getuid() == 0 and mount is not None and subprocess.run([mount, *options], check=False).returncode == 0
     try:
