@@ -302,9 +302,11 @@ def rollback(bundles: Path, *, reason: str = "", undo: bool = False) -> str:
         if target is None and undo:
             raise BundleError("a rollback is not what was done last: there is none to take back")
         if target is None:
+            undone = _undone(bundles)
+            can_undo = undone is not None and (bundles / undone / "manifest.json").exists()
             raise BundleError(
-                "no other bundle has been live that was not withdrawn: there is nothing to roll back to"
-                + (f"; `recsys rollback --undo` brings {_undone(bundles)} back" if _undone(bundles) else "")
+                "no other bundle has been live that was not withdrawn: there is nothing to roll back to; "
+                + (f"`recsys rollback --undo` brings {undone} back" if can_undo else "publish another by name")
             )
         _move(bundles, target, Action.UNDO if undo else Action.ROLLBACK, reason)
         if running is None or running.version == target:  # left over, or everybody's now
