@@ -209,6 +209,9 @@ case-study: $(VENV)/installed ## The phases as arms in the real service against 
 
 reality-check: $(VENV)/installed ## The five questions: a degraded model, no model, runbook and rollback drilled, a decision
 	$(RECSYS) reality-check
+case-study-small: $(VENV)/installed-dev ## The same in two minutes on a tiny shop: the arms' order, and whether the experiment finds the truth
+	$(BIN)/python -m pytest tests/integration/test_closed_loop.py
+
 case-study-weeks: $(VENV)/installed ## Four weeks in which phase 1 learns from what the system logged itself
 	$(RECSYS) case-study --weeks 4
 

@@ -49,9 +49,11 @@ def side_by_side(
             if any(one.done() and one.exception() is not None for one in running):
                 pool.shutdown(wait=False, cancel_futures=True)
                 break
-            progress.update(task, completed=sum(counts[:]))
+            done = sum(counts[:])
+            progress.update(task, completed=done, total=max(visits, done))
             time.sleep(LOOK_SECONDS)
-        progress.update(task, completed=sum(counts[:]))
+        done = sum(counts[:])
+        progress.update(task, completed=done, total=done)
     failed = next((error for one in running if one.done() and not one.cancelled() and (error := one.exception())), None)
     if failed is not None:
         raise failed

@@ -100,6 +100,7 @@ def fit_bundles(folder: Path, tables: Path, console: Console) -> None:
                 metadata={"currency": "USD", "data": known},
             )
         (publish if phase == max(PHASES) else publish_beside)(bundles, bundle.name)
+        console.print(f"phase {phase} is fitted: {bundle.name}")
 
 
 def phase_arms(shares: Mapping[str, float]) -> Configurations:
