@@ -199,7 +199,11 @@ def beside_targets(measured: Measured) -> list[list[Cell]]:
         return round(loads[MIXED, phase].per_second / loads[other, None].per_second, 3)
 
     rows: list[list[Cell]] = [
-        ["requests/s, ratio to the constant route", *(ratio(p, CONSTANT) for p in memory), "phase 1 at least 1, phase 3 at least 0.5"],
+        [
+            "requests/s, ratio to the constant route",
+            *(ratio(p, CONSTANT) for p in memory),
+            "phase 1 at least 1, phase 3 at least 0.5",
+        ],
         [
             "requests/s, ratio to the constant route with its return type declared",
             *(ratio(p, DECLARED) for p in memory),
