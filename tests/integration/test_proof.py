@@ -114,18 +114,31 @@ class Bearing:
 
 
 def test_the_rated_load_is_found_by_doubling_and_bisection() -> None:
-    # 50, 100, 200 are borne, 400 is not; then 300 is, 350 is not, 325 is.
+    # 50, 100, 200 are borne, 400 is not; then 300 is, 350 is not, 325 is. What is not borne is tried once more.
     rated, tried = find_rated(Bearing(330), load_test.Plan(trial=1.0))  # type: ignore[arg-type]
     assert rated == 325.0
-    assert [offered.rate for offered in tried] == [50, 100, 200, 400, 300, 350, 325]
+    assert [offered.rate for offered in tried] == [50, 100, 200, 400, 400, 300, 350, 350, 325]
     assert FIRST_RATE == 50
+
+
+def test_a_moment_of_others_is_no_limit_of_the_service() -> None:
+    bearing, asked = Bearing(330), list[float]()
+    offer = bearing.offer
+
+    def late_once(rate: float, seconds: float) -> Offered:
+        asked.append(rate)
+        return Bearing(0).offer(rate, seconds) if len(asked) == 2 else offer(rate, seconds)
+
+    bearing.offer = late_once  # type: ignore[method-assign]
+    assert find_rated(bearing, load_test.Plan(trial=1.0))[0] == 325.0  # type: ignore[arg-type]
+    assert asked[:4] == [50, 100, 100, 200]
 
 
 def test_where_the_first_rate_is_too_much_less_is_tried() -> None:
     # 50 and 25 are too much, 12.5 is borne; then 18.75 is, 21.875 is not, 20.3125 is not.
     rated, tried = find_rated(Bearing(20), load_test.Plan(trial=1.0))  # type: ignore[arg-type]
     assert rated == 18.75
-    assert [offered.rate for offered in tried] == [50, 25, 12.5, 18.75, 21.875, 20.3125]
+    assert [offered.rate for offered in tried] == [50, 50, 25, 25, 12.5, 18.75, 21.875, 21.875, 20.3125, 20.3125]
     with pytest.raises(UserError, match="too many"):
         find_rated(Bearing(4), load_test.Plan(trial=1.0))  # type: ignore[arg-type]
 
