@@ -161,7 +161,7 @@ def test_a_worker_that_starts_when_the_keys_are_gone_lets_nobody_in(data_dir: Pa
         keys.unlink()
         os.kill(min(before), signal.SIGKILL)
         eventually(lambda: b"KeysError" in (data_dir / "service.log").read_bytes())
-        assert {httpx.get(f"{url}/metrics", timeout=60).status_code for _ in range(10)} == {401}
+        assert {httpx.get(f"{url}/metrics", timeout=180).status_code for _ in range(10)} == {401}
 
 
 def test_workers_are_replaced_at_a_hang_up_and_no_request_fails(data_dir: Path) -> None:
