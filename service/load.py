@@ -31,7 +31,7 @@ FIRST_STEP: Final = 0.1
 answers are as cheap as they can be, and this step again from there on: refusing many is only better than refusing few if it has to be."""
 RELIEF: Final = 0.02
 """Of the level, for each interval without a queue; `FIRST_STEP` while some are refused."""
-BUSY: Final = 0.7
+BUSY: Final = 0.5
 """The loop's share of a core, in an interval, from which on its lateness is its own doing."""
 CHEAPER: Final = 1.0
 """From this level on nobody is answered by the costly parts of a model."""
@@ -79,7 +79,7 @@ class Load:
         self._since = clock()
         self._worked_before = worked()
         self._is_busy = False
-        """Whether the loop worked for most of the last interval."""
+        """Whether the loop worked for at least a share `BUSY` of the last interval."""
 
     def note(self, lag: float) -> None:
         """The loop came so many seconds late to something that was due."""
