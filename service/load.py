@@ -7,7 +7,7 @@ answered from a cheaper rung. It grows fast and falls slowly, as in DAGOR (Zhou 
 
 The level alone drains a queue slowly, and falls between two long turns of the loop, while each makes the next one long. So while the
 level is above 0 and the loop is busy with its own work, each request that comes in is also judged by how long it has waited itself: after
-a while it is answered from popularity, and too late it is refused, so that those behind it are answered in time; and the level rises
+a while it is answered from popularity, and from level 1 on it is refused when it comes too late, so that those behind it are answered in time; and the level rises
 while there are such requests. A loop that is late and has not worked was kept from it, by others on its core or a quota: nobody is
 helped by refusing.
 """
@@ -15,7 +15,7 @@ helped by refusing.
 from __future__ import annotations
 
 import asyncio
-import time
+import resource
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ WAITING: Final = 0.8
 IMPATIENCE: Final = 2.0
 """A request that has waited for so many times the target when its turn comes is answered from popularity, whatever the level."""
 TOO_LATE: Final = 3.0
-"""One that has waited for so many times the target as it comes in is refused, under a level above 0 and a busy loop."""
+"""One that has waited for so many times the target as it comes in is refused, under a level from `CHEAPER` on and a busy loop."""
 
 
 class Load:
@@ -56,12 +56,12 @@ class Load:
         *,
         queue_seconds: float,
         most_inside: int,
-        worked: Callable[[], float] = time.thread_time,
+        worked: Callable[[], float] | None = None,
     ) -> None:
         """`clock` is steady and gives seconds; a queue of more than `queue_seconds` is too long. `worked` gives the seconds of a core that
-        the loop's thread has had, asked there."""
+        the loop's thread has had, asked there; by default what the system says."""
         self._clock = clock
-        self._worked = worked
+        self._worked = worked or _worked
         self.queue_seconds = queue_seconds
         self._most_inside = most_inside
         self.inside = 0
@@ -77,7 +77,7 @@ class Load:
         self._impatient = False
         """Whether anybody has come in who had waited for too long, in this interval."""
         self._since = clock()
-        self._worked_before = worked()
+        self._worked_before = self._worked()
         self._is_busy = False
         """Whether the loop worked for at least a share `BUSY` of the last interval."""
 
@@ -91,9 +91,9 @@ class Load:
         self._is_busy = worked - self._worked_before >= BUSY * (now - self._since)
         if self._least > self.queue_seconds:
             self._harden()
-        elif not (self._impatient and self._is_busy):
+        elif not (self._impatient and self._is_busy) or self.level > POPULAR:
             self._relax()
-        elif 0 < self.level < POPULAR:
+        elif self.level > 0:
             self.level = min(POPULAR, self.level + FIRST_STEP)
         self._least, self._impatient, self._since, self._worked_before = float("inf"), False, now, worked
 
@@ -120,7 +120,7 @@ class Load:
         impatient = waited > IMPATIENCE * self.queue_seconds
         self._impatient |= impatient
         overloaded = self.level > 0 and self._is_busy
-        too_late = overloaded and waited > TOO_LATE * self.queue_seconds
+        too_late = overloaded and self.level >= CHEAPER and waited > TOO_LATE * self.queue_seconds
         if self.inside >= self._most_inside or level >= REFUSE or too_late:
             return None
         self.inside += 1
@@ -148,6 +148,11 @@ class Load:
             due = loop.time() + BEAT_SECONDS
             await asyncio.sleep(BEAT_SECONDS)
             self.note(loop.time() - due)
+
+
+def _worked() -> float:
+    usage = resource.getrusage(resource.RUSAGE_THREAD)
+    return usage.ru_utime + usage.ru_stime
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,7 @@ def test_who_finds_no_room_is_told_when_to_come_again_and_costs_nothing() -> Non
 def test_who_has_queued_since_it_was_read_has_less_time_and_is_refused_when_it_is_too_late() -> None:
     guarded = Guarded(most_inside=9)
     guarded.now, guarded.worked = 50.2, 0.2
+    guarded.load.level = 1.0
     guarded.load.note(0.03)  # a queue, of the loop's own making
     guarded.read_at = 50.18
     assert guarded.ask()[0] == 200
