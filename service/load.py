@@ -7,7 +7,7 @@ answered from a cheaper rung. It grows fast and falls slowly, as in DAGOR (Zhou 
 
 The level alone drains a queue slowly, and falls between two long turns of the loop, while each makes the next one long. So while the
 level is above 0 and the loop is busy with its own work, each request that comes in is also judged by how long it has waited itself: after
-a while it is answered from popularity, and from level 1 on it is refused when it comes too late, so that those behind it are answered in time; and the level rises
+a while it is answered from popularity, and too late it is refused, so that those behind it are answered in time; and the level rises
 while there are such requests. A loop that is late and has not worked was kept from it, by others on its core or a quota: nobody is
 helped by refusing.
 """
@@ -44,7 +44,7 @@ WAITING: Final = 0.8
 IMPATIENCE: Final = 2.0
 """A request that has waited for so many times the target when its turn comes is answered from popularity, whatever the level."""
 TOO_LATE: Final = 3.0
-"""One that has waited for so many times the target as it comes in is refused, under a level from `CHEAPER` on and a busy loop."""
+"""One that has waited for so many times the target as it comes in is refused, under a level above 0 and a busy loop."""
 
 
 class Load:
@@ -120,7 +120,7 @@ class Load:
         impatient = waited > IMPATIENCE * self.queue_seconds
         self._impatient |= impatient
         overloaded = self.level > 0 and self._is_busy
-        too_late = overloaded and self.level >= CHEAPER and waited > TOO_LATE * self.queue_seconds
+        too_late = overloaded and waited > TOO_LATE * self.queue_seconds
         if self.inside >= self._most_inside or level >= REFUSE or too_late:
             return None
         self.inside += 1
