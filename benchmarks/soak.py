@@ -172,11 +172,9 @@ def main() -> None:
     arguments = parser.parse_args()
     rates = Rates()
     environment = PATIENT if arguments.busy else MappingProxyType({})
-    data_dir, disk_mib = (
-        None if arguments.tiny else arguments.data_dir,
-        math.ceil(DISK_MIB_A_MINUTE * arguments.minutes),
-    )
-    with staged(data_dir, environment=environment, disk_mib=max(DISK_MIB, disk_mib)) as stage:
+    data_dir = None if arguments.tiny else arguments.data_dir
+    disk_mib = max(DISK_MIB, math.ceil(DISK_MIB_A_MINUTE * arguments.minutes))
+    with staged(data_dir, environment=environment, disk_mib=disk_mib) as stage:
         found = tables(soak(stage, rates, arguments.minutes * 60), rates, arguments.minutes)
     for table in found:
         show(table)

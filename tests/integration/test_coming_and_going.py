@@ -204,7 +204,7 @@ def test_who_has_just_come_in_is_answered(data_dir: Path) -> None:
     with running_service(data_dir, environment={"RECSYS_DRAIN_SECONDS": "0"}) as url:
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
         connection.connect()
-        time.sleep(0.1)  # it is let in
+        time.sleep(1.0)  # it is let in
         os.kill(parent_of(url), signal.SIGTERM)
         time.sleep(0.3)  # the server closes what is open
         connection.request("GET", "/recommend?k=3")

@@ -136,6 +136,9 @@ def test_a_rollback_goes_further_back_and_never_to_what_was_withdrawn(bundles: P
         rollback(bundles)
     assert live_version(bundles) == first
     assert set(standing(read_ledger(bundles)).withdrawn) == {second, third}
+    (bundles / second / "manifest.json").unlink()
+    with pytest.raises(BundleError, match="nothing to roll back to; publish another by name"):
+        rollback(bundles)
 
 
 def test_a_rollback_is_undone_once(bundles: Path, versions: list[str]) -> None:
