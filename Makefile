@@ -155,6 +155,9 @@ bench-strangers: $(VENV)/installed ## Shoppers after 0, 1, 2 and 5 events (TEST=
 bench-sequence: $(VENV)/installed ## Does attention over visits pay? (validation month only)
 	$(BIN)/python -m benchmarks.sequence
 
+bench-cuda: $(VENV)/installed ## Networks fitted on a GPU and on the processor beside it (needs a GPU, and a PyTorch build for it)
+	$(BIN)/python -m benchmarks.cuda
+
 bench-ablation: $(VENV)/installed ## What each source and feature adds to phase 3's ranker (validation month only)
 	$(BIN)/python -m benchmarks.ablation
 
