@@ -7,9 +7,9 @@ answered from a cheaper rung. It grows fast and falls slowly, as in DAGOR (Zhou 
 
 The level alone drains a queue slowly, and falls between two long turns of the loop, while each makes the next one long. So while the
 level is above 0 and the loop is busy with its own work, each request that comes in is also judged by how long it has waited itself: after
-a while it is answered from popularity, and too late it is refused, so that those behind it are answered in time; and the level rises
-while there are such requests. A loop that is late and has not worked was kept from it, by others on its core or a quota: nobody is
-helped by refusing.
+a while it is answered from popularity, and the level rises while there are such requests. Too late, and one of many, it is refused, so
+that those behind it are answered in time: a few are answered from popularity in the time that refusing them would save. A loop that is
+late and has not worked was kept from it, by others on its core or a quota: nobody is helped by refusing.
 """
 
 from __future__ import annotations
@@ -27,24 +27,22 @@ BEAT_SECONDS: Final = 0.01
 INTERVAL_SECONDS: Final = 0.1
 """A queue that stands for so long is not a burst."""
 FIRST_STEP: Final = 0.1
-"""Of the level, when a queue begins to stand; each further interval in which it does takes twice the step of the one before, until all
-answers are as cheap as they can be, and this step again from there on: refusing many is only better than refusing few if it has to be."""
+"""Of the level, when a queue begins to stand; each further interval in which it does takes twice the step of the one before."""
 RELIEF: Final = 0.02
-"""Of the level, for each interval without a queue; `FIRST_STEP` while some are refused."""
+"""Of the level, for each interval without a queue."""
 BUSY: Final = 0.5
 """The loop's share of a core, in an interval, from which on its lateness is its own doing."""
-CHEAPER: Final = 1.0
-"""From this level on nobody is answered by the costly parts of a model."""
 POPULAR: Final = 2.0
-"""From here on everybody is answered from popularity, and some are refused."""
-REFUSE: Final = 3.0
-"""Everybody is."""
+"""The highest level: everybody is answered from popularity. From 1 on nobody is answered by the costly parts of a model."""
 WAITING: Final = 0.8
 """Of a request's time, at most, goes into waiting for others."""
 IMPATIENCE: Final = 2.0
 """A request that has waited for so many times the target when its turn comes is answered from popularity, whatever the level."""
 TOO_LATE: Final = 3.0
-"""One that has waited for so many times the target as it comes in is refused, under a level above 0 and a busy loop."""
+"""One that has waited for so many times the target as it comes in is refused, under a level above 0 and a busy loop, unless with it wait
+no more than `FEW`."""
+FEW: Final = 20.0
+"""Requests that are answered from popularity within the target or little more, a millisecond each."""
 
 
 class Load:
@@ -67,7 +65,7 @@ class Load:
         self.inside = 0
         """Requests that have come in and are not answered yet."""
         self.level = 0.0
-        """From 0, at ease, to `REFUSE`; between two whole numbers the share of requests that are treated as the higher one says."""
+        """From 0, at ease, to `POPULAR`; between two whole numbers the share of requests that are treated as the higher one says."""
         self._step = FIRST_STEP
         self._carry = 0.0
         self._lag = 0.0
@@ -76,6 +74,10 @@ class Load:
         """Of this interval's lags."""
         self._impatient = False
         """Whether anybody has come in who had waited for too long, in this interval."""
+        self._came = 0
+        """Requests, in this interval."""
+        self._rate = 0.0
+        """Requests a second, in the last."""
         self._since = clock()
         self._worked_before = self._worked()
         self._is_busy = False
@@ -87,27 +89,21 @@ class Load:
         now = self._clock()
         if now - self._since < INTERVAL_SECONDS:
             return
-        worked = self._worked()
-        self._is_busy = worked - self._worked_before >= BUSY * (now - self._since)
+        seconds, worked = now - self._since, self._worked()
+        self._is_busy = worked - self._worked_before >= BUSY * seconds
+        self._rate = self._came / seconds
         if self._least > self.queue_seconds:
-            self._harden()
-        elif not (self._impatient and self._is_busy) or self.level > POPULAR:
-            self._relax()
+            self._raise(self._step)
+            self._step = min(POPULAR, 2 * self._step)
+        elif not (self._impatient and self._is_busy):
+            self.level = max(0.0, self.level - RELIEF)
+            self._step = FIRST_STEP
         elif self.level > 0:
-            self.level = min(POPULAR, self.level + FIRST_STEP)
-        self._least, self._impatient, self._since, self._worked_before = float("inf"), False, now, worked
+            self._raise(FIRST_STEP)
+        self._least, self._impatient, self._came, self._since, self._worked_before = float("inf"), False, 0, now, worked
 
-    def _harden(self) -> None:
-        if self.level < POPULAR:
-            self.level = min(POPULAR, self.level + self._step)
-            self._step *= 2
-        else:
-            self.level = min(REFUSE, self.level + FIRST_STEP)
-
-    def _relax(self) -> None:
-        relief = FIRST_STEP if self.level > POPULAR else RELIEF
-        self.level = max(0.0, self.level - relief)
-        self._step = FIRST_STEP
+    def _raise(self, step: float) -> None:
+        self.level = min(POPULAR, self.level + step)
 
     def enter(self, waited: float = 0.0) -> Rung | None:
         """The best rung for a request that was read `waited` seconds ago, to be followed by `leave`; None where it is refused.
@@ -115,13 +111,14 @@ class Load:
         The second half of the places inside is for answers from popularity: that there is a queue is known before it shows as lag.
         """
         level = self._whole_level() if self.level else 0
+        self._came += 1
         # Before it was read it waited as long as the loop was late, at most.
         waited += self._lag
         impatient = waited > IMPATIENCE * self.queue_seconds
         self._impatient |= impatient
         overloaded = self.level > 0 and self._is_busy
-        too_late = overloaded and waited > TOO_LATE * self.queue_seconds
-        if self.inside >= self._most_inside or level >= REFUSE or too_late:
+        too_late = overloaded and waited > TOO_LATE * self.queue_seconds and waited * self._rate > FEW
+        if self.inside >= self._most_inside or too_late:
             return None
         self.inside += 1
         if 2 * self.inside > self._most_inside + 1 or (overloaded and impatient):

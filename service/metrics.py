@@ -41,7 +41,7 @@ class Metrics:
         )
         self._level = gauge(
             "recsys_load_level",
-            "From 0: every answer as it should be, 1: without costly parts, 2: popularity, to 3: all refused",
+            "From 0: every answer as it should be, 1: without costly parts, to 2: all from popularity",
             mode="livemax",
         )
         self._latency = histogram("recsys_answer_seconds", "Time to answer /recommend, without the network", "surface")

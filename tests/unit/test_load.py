@@ -8,7 +8,7 @@ from collections import Counter
 from recsys.events import Surface
 from service.costs import Costs
 from service.ladder import Rung
-from service.load import CHEAPER, INTERVAL_SECONDS, POPULAR, REFUSE, Allowance, Load
+from service.load import INTERVAL_SECONDS, POPULAR, Allowance, Load
 
 
 class Clock:
@@ -51,34 +51,27 @@ def test_a_burst_that_is_gone_within_the_interval_changes_nothing() -> None:
     assert entering(load, 50) == {Rung.FULL: 50}
 
 
-def test_a_standing_queue_makes_answers_cheaper_faster_and_faster_before_any_is_refused() -> None:
+def test_a_standing_queue_makes_answers_cheaper_faster_and_faster() -> None:
     load, clock = made()
     levels = []
     for _ in range(7):
         interval(load, clock, 0.5, 0.021)
         levels.append(round(load.level, 6))
-    # Steps of 0.1, 0.2, 0.4, 0.8, what is left to 2, and then of 0.1 again.
-    assert levels == [0.1, 0.3, 0.7, 1.5, 2.0, 2.1, 2.2]
+    # Steps of 0.1, 0.2, 0.4, 0.8, and what is left to 2.
+    assert levels == [0.1, 0.3, 0.7, 1.5, 2.0, 2.0, 2.0]
     load.level = 0.25
     assert entering(load, 8) == {Rung.FULL: 6, Rung.REMEMBERED: 2}
-    load.level = CHEAPER
+    load.level = 1.0
     assert entering(load, 10) == {Rung.REMEMBERED: 10}
     load.level = 1.5
     assert entering(load, 10) == {Rung.REMEMBERED: 5, Rung.POPULAR: 5}
     load.level = POPULAR
     assert entering(load, 10) == {Rung.POPULAR: 10}
-    load.level = 2.25
-    assert entering(load, 8) == {Rung.POPULAR: 6, None: 2}
-    load.level = REFUSE
-    assert entering(load, 10) == {None: 10}
 
 
 def test_relief_comes_slowly_and_ends_at_ease() -> None:
     load, clock = made()
-    load.level = 2.5
-    for _ in range(5):
-        interval(load, clock, 0.001)
-    assert round(load.level, 6) == 2.0  # refusing ends sooner
+    load.level = POPULAR
     intervals = 0
     while load.level > 0:
         interval(load, clock, 0.001)
@@ -91,7 +84,7 @@ def test_relief_comes_slowly_and_ends_at_ease() -> None:
 def test_while_there_is_a_queue_who_has_waited_long_gets_the_cheapest_answer_and_too_long_none() -> None:
     load, clock = made()
     load.note(0.3)  # once: nothing stands
-    assert load.enter(0.3) is Rung.FULL
+    assert entering(load, 40) == {Rung.FULL: 40}
     interval(load, clock, 0.05, 0.03)
     assert load.level == 0.1
     # As late as the loop has just been, 30 ms, and then more: from 40 ms on popularity, from 60 ms on nothing.
@@ -101,13 +94,26 @@ def test_while_there_is_a_queue_who_has_waited_long_gets_the_cheapest_answer_and
     assert load.enter(0.031) is None
 
 
+def test_a_few_are_not_refused_however_late_since_that_saves_no_time() -> None:
+    load, clock = made()
+    load.level = 1.0
+    for _ in range(20):  # 200 a second
+        load.enter()
+        load.leave()
+    interval(load, clock, 0.0)
+    assert load.enter(0.09) is Rung.POPULAR  # 18 wait
+    assert load.enter(0.11) is None  # 22 do
+    interval(load, clock, 0.0)
+    assert load.enter(0.11) is Rung.POPULAR  # hardly anybody came any more
+
+
 def test_there_is_no_relief_while_the_loop_is_busy_and_anybody_has_waited_long() -> None:
     load, clock = made()
     load.level = 1.0
     for _ in range(15):
         load.enter(0.05)
         interval(load, clock, 0.001)
-    assert load.level == POPULAR  # others need not be refused for it
+    assert load.level == POPULAR
     interval(load, clock, 0.001)
     assert round(load.level, 6) == 1.98
     load.level = 0.0
