@@ -38,11 +38,11 @@ WAITING: Final = 0.8
 """Of a request's time, at most, goes into waiting for others."""
 IMPATIENCE: Final = 2.0
 """A request that has waited for so many times the target when its turn comes is answered from popularity, whatever the level."""
-TOO_LATE: Final = 3.0
+TOO_LATE: Final = 2.25
 """One that has waited for so many times the target as it comes in is refused, under a level above 0 and a busy loop, unless with it wait
 no more than `FEW`."""
-FEW: Final = 20.0
-"""Requests that are answered from popularity within the target or little more, a millisecond each."""
+FEW: Final = 30.0
+"""Requests that are answered from popularity within the target or little more."""
 
 
 class Load:

@@ -84,14 +84,14 @@ def test_relief_comes_slowly_and_ends_at_ease() -> None:
 def test_while_there_is_a_queue_who_has_waited_long_gets_the_cheapest_answer_and_too_long_none() -> None:
     load, clock = made()
     load.note(0.3)  # once: nothing stands
-    assert entering(load, 40) == {Rung.FULL: 40}
+    assert entering(load, 70) == {Rung.FULL: 70}
     interval(load, clock, 0.05, 0.03)
     assert load.level == 0.1
-    # As late as the loop has just been, 30 ms, and then more: from 40 ms on popularity, from 60 ms on nothing.
+    # As late as the loop has just been, 30 ms, and then more: from 40 ms on popularity, from 45 ms on nothing.
     assert load.enter(0.009) is Rung.FULL
     assert load.enter(0.011) is Rung.POPULAR
-    assert load.enter(0.029) is Rung.POPULAR
-    assert load.enter(0.031) is None
+    assert load.enter(0.014) is Rung.POPULAR
+    assert load.enter(0.016) is None
 
 
 def test_a_few_are_not_refused_however_late_since_that_saves_no_time() -> None:
@@ -101,10 +101,10 @@ def test_a_few_are_not_refused_however_late_since_that_saves_no_time() -> None:
         load.enter()
         load.leave()
     interval(load, clock, 0.0)
-    assert load.enter(0.09) is Rung.POPULAR  # 18 wait
-    assert load.enter(0.11) is None  # 22 do
+    assert load.enter(0.14) is Rung.POPULAR  # 28 wait
+    assert load.enter(0.16) is None  # 32 do
     interval(load, clock, 0.0)
-    assert load.enter(0.11) is Rung.POPULAR  # hardly anybody came any more
+    assert load.enter(0.16) is Rung.POPULAR  # hardly anybody came any more
 
 
 def test_there_is_no_relief_while_the_loop_is_busy_and_anybody_has_waited_long() -> None:
