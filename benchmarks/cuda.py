@@ -30,7 +30,6 @@ from recsys.evaluation.split import Window, windows_of
 from recsys.models.fit.content import ContentRecommender
 from recsys.models.fit.ranker import Rows
 from recsys.models.fit.sequence import SequenceRecommender
-from recsys.models.layers import Network
 from recsys.ranking import Model
 from recsys.reports import Cell, Table, interval, show, write_report
 
@@ -101,13 +100,13 @@ def ranker(dataset: Dataset, window: Window) -> Trial:
 
     def fit() -> Callable[[], str]:
         network = recommender.train(older, SEED)
-        return lambda: strict_cold.figure(_costs(network, newer))
+        return lambda: strict_cold.figure(log_losses(network, newer))
 
     return Trial(f"ranker (phase 3), on a month of {RANKED_SHOPPERS} shoppers", "log loss, lower is better", fit)
 
 
-def _costs(network: Network, rows: Rows) -> NDArray[np.float64]:
-    """`(n,)` cross entropy of each row, weighted."""
+def log_losses(network: Callable[[NDArray[np.float32]], NDArray[np.float32]], rows: Rows) -> NDArray[np.float64]:
+    """`(n,)` cross entropy of each row under the network's logits, by its weight, of which 1 is the mean."""
     logits = network(rows.features).astype(np.float64)
     costs: NDArray[np.float64] = np.logaddexp(0.0, np.where(rows.bought, -logits, logits))
     return costs * (rows.weights / rows.weights.mean())
