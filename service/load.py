@@ -9,7 +9,8 @@ The level alone drains a queue slowly, and falls between two long turns of the l
 level is above 0 and the loop is busy with its own work, each request that comes in is also judged by how long it has waited itself: after
 a while it is answered from popularity, and the level rises while there are such requests. Too late, and one of many, it is refused, so
 that those behind it are answered in time: a few are answered from popularity in the time that refusing them would save. A loop that is
-late and has not worked was kept from it, by others on its core or a quota: nobody is helped by refusing.
+late and has not worked was kept from it, by others on its core or a quota: there only who is hopelessly late is refused, since what came
+in a pause may be answered in the next moment of work.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ WAITING: Final = 0.8
 IMPATIENCE: Final = 2.0
 """A request that has waited for so many times the target when its turn comes is answered from popularity, whatever the level."""
 TOO_LATE: Final = 2.25
-"""One that has waited for so many times the target as it comes in is refused, under a level above 0 and a busy loop, unless with it wait
-no more than `FEW`."""
+"""One that has waited for so many times the target as it comes in is refused, under a level above 0, unless no more than `FEW` wait with
+it."""
+HOPELESS: Final = 10.0
+"""The same where the loop was kept from its work."""
 FEW: Final = 30.0
-"""Requests that are answered from popularity within the target or little more."""
+"""Requests that are answered from popularity in about the target, where a core is free for it."""
 
 
 class Load:
@@ -117,13 +120,18 @@ class Load:
         impatient = waited > IMPATIENCE * self.queue_seconds
         self._impatient |= impatient
         overloaded = self.level > 0 and self._is_busy
-        too_late = overloaded and waited > TOO_LATE * self.queue_seconds and waited * self._rate > FEW
-        if self.inside >= self._most_inside or too_late:
+        too_late = self.level > 0 and waited > (TOO_LATE if self._is_busy else HOPELESS) * self.queue_seconds
+        if self.inside >= self._most_inside or (too_late and self._came_within(waited) > FEW):
             return None
         self.inside += 1
         if 2 * self.inside > self._most_inside + 1 or (overloaded and impatient):
             return Rung.POPULAR
         return (Rung.FULL, Rung.REMEMBERED, Rung.POPULAR)[level]
+
+    def _came_within(self, seconds: float) -> float:
+        """About how many requests came in the last seconds: as in the last interval, or in this one if there were more."""
+        now_rate = self._came / max(self._clock() - self._since, INTERVAL_SECONDS)
+        return max(self._rate, now_rate) * seconds
 
     def leave(self) -> None:
         """A request is answered."""

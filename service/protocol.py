@@ -1,6 +1,6 @@
 """uvicorn's HTTP, with an end to what a client may send beside a body, and time for the first question of who came in last.
 
-On its own it reads a head of any length into memory, and as it stops it closes a connection that it has just accepted: a question on
+On its own it reads a head of any length into memory, and as many requests ahead as one read of the socket brings, and as it stops it closes a connection that it has just accepted: a question on
 its way there would be lost.
 """
 
@@ -18,10 +18,21 @@ READ_AT: Final = "recsys.read_at"
 """Where in the scope stands when the head of the request was read, by `time.monotonic`: its turn comes after all that were read before."""
 FIRST_QUESTION_SECONDS: Final = 1.0
 """For who is connected and has not asked yet, as the server stops."""
-_DETAIL: Final = b'{"detail":"the head of the request is longer than %d bytes"}' % MAX_HEAD_BYTES
-_REFUSAL: Final = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\n"
-    b"content-length: %d\r\n\r\n%b" % (len(_DETAIL), _DETAIL)
+MAX_AHEAD: Final = 32
+"""Requests that a connection may send before the first of them is answered: one read of the socket brings thousands."""
+
+
+def _refusal(status: bytes, detail: bytes) -> bytes:
+    body = b'{"detail":"%b"}' % detail
+    head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+    return head % (status, len(body)) + body
+
+
+_LONG_HEAD: Final = _refusal(
+    b"431 Request Header Fields Too Large", b"the head of the request is longer than %d bytes" % MAX_HEAD_BYTES
+)
+_FAR_AHEAD: Final = _refusal(
+    b"429 Too Many Requests", b"more than %d requests on one connection that wait for their answers" % MAX_AHEAD
 )
 
 
@@ -38,10 +49,12 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes += len(data)
         super().data_received(data)
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse()
+            self._refuse(_LONG_HEAD)
 
     def on_headers_complete(self) -> None:
-        """Refuse a long head that came at once; what is counted may hold the beginning of a body."""
+        """Refuse who asks too far ahead, and a long head that came at once; what is counted may hold the beginning of a body."""
+        if len(self.pipeline) >= MAX_AHEAD:
+            raise httptools.HttpParserError
         if self._head_bytes > MAX_HEAD_BYTES:
             length = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if length > MAX_HEAD_BYTES:
@@ -69,8 +82,10 @@ class BoundedHttp(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what cannot be read."""
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse()
+        if len(self.pipeline) >= MAX_AHEAD:
+            self._refuse(_FAR_AHEAD)
+        elif self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(_LONG_HEAD)
         else:
             super().send_400_response(msg)
 
@@ -82,6 +97,6 @@ class BoundedHttp(HttpToolsProtocol):
         else:
             super().shutdown()
 
-    def _refuse(self) -> None:
-        self.transport.write(_REFUSAL)
+    def _refuse(self, refusal: bytes) -> None:
+        self.transport.write(refusal)
         self.transport.close()

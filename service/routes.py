@@ -25,6 +25,8 @@ from service.explaining import explained
 from service.guard import KEY
 from service.judging import REJECTED, VERDICTS, EventsError, parse_body
 from service.keys import Role
+from service.ladder import Rung
+from service.load import ALLOWANCE
 from service.metrics import Metrics
 from service.presence import Presence, State
 from service.problem import problem
@@ -141,6 +143,8 @@ class Routes:
             return problem(422, f"k: at most {self._settings.max_k} items can be asked for")
         if question.explain and (key := scope.get(KEY)) and not key.role.may(Role.SERVER):
             return problem(403, f"explain: a key of the role {key.role} may not, this needs the role {Role.SERVER}")
+        if question.explain and ALLOWANCE.get().rung is not Rung.FULL:
+            return problem(429, "explain: takes too long for so many requests at once: try again", {"retry-after": "1"})
         answer = explained(self._answering, question) if question.explain else self._answering.answer(question)
         return Response(await answer, media_type=JSON)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,14 @@ def test_with_redis_gone_popularity_is_explained(data_dir: Path) -> None:
     assert {one["about"] for item in answer["items"] for one in item["explanation"]["contributions"]} == {
         "how wanted it is"
     }
+
+
+def test_explanations_wait_for_a_calmer_moment(data_dir: Path) -> None:
+    crowded = {"RECSYS_MAX_INSIDE": "2"}  # whoever comes second is answered from popularity
+    with running_service(data_dir, environment=crowded) as url, ThreadPoolExecutor(4) as pool:
+        asked = {"user_id": "household-01", "k": "20", "explain": "true"}
+        answers = list(pool.map(lambda _: httpx.get(f"{url}/recommend", params=asked, timeout=30), range(80)))
+    assert {answer.status_code for answer in answers} == {200, 429}
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert all(answer.headers["retry-after"] == "1" for answer in refused)
+    assert any("explain: takes too long" in answer.json()["detail"] for answer in refused)

@@ -24,11 +24,11 @@ def made(most_inside: int = 1_000) -> tuple[Load, Clock]:
     return Load(clock, queue_seconds=0.02, most_inside=most_inside, worked=lambda: clock.worked), clock
 
 
-def interval(load: Load, clock: Clock, *lags: float, busy: float = 0.9) -> None:
+def interval(load: Load, clock: Clock, *lags: float, busy: float = 0.9, seconds: float = INTERVAL_SECONDS) -> None:
     """One interval with these lags, evenly, in which the loop worked for a share `busy`."""
     for lag in lags:
-        clock.now += INTERVAL_SECONDS / len(lags) + 1e-9
-        clock.worked += busy * INTERVAL_SECONDS / len(lags)
+        clock.now += seconds / len(lags) + 1e-9
+        clock.worked += busy * seconds / len(lags)
         load.note(lag)
 
 
@@ -72,13 +72,18 @@ def test_a_standing_queue_makes_answers_cheaper_faster_and_faster() -> None:
 def test_relief_comes_slowly_and_ends_at_ease() -> None:
     load, clock = made()
     load.level = POPULAR
-    intervals = 0
-    while load.level > 0:
+    for _ in range(99):
         interval(load, clock, 0.001)
-        intervals += 1
-    assert intervals in (100, 101)  # 2 / 0.02, which is ten seconds; rounding may leave a trace
+    assert load.level > 0.0
+    interval(load, clock, 0.001)
+    interval(load, clock, 0.001)  # 2 / 0.02, which is ten seconds; rounding may leave a trace
+    assert load.level == 0.0
     interval(load, clock, 0.03)
-    assert round(load.level, 6) == 0.1  # the step begins anew
+    assert round(load.level, 6) == 0.1
+    interval(load, clock, 0.03)
+    interval(load, clock, 0.001)
+    interval(load, clock, 0.03)
+    assert round(load.level, 6) == 0.1 + 0.2 - 0.02 + 0.1  # the step begins anew
 
 
 def test_while_there_is_a_queue_who_has_waited_long_gets_the_cheapest_answer_and_too_long_none() -> None:
@@ -94,17 +99,56 @@ def test_while_there_is_a_queue_who_has_waited_long_gets_the_cheapest_answer_and
     assert load.enter(0.016) is None
 
 
+def late(load: Load, waited: float) -> Rung | None:
+    """What one gets that has waited so long."""
+    rung = load.enter(waited)
+    if rung is not None:
+        load.leave()
+    return rung
+
+
 def test_a_few_are_not_refused_however_late_since_that_saves_no_time() -> None:
     load, clock = made()
     load.level = 1.0
-    for _ in range(20):  # 200 a second
-        load.enter()
-        load.leave()
+    entering(load, 40)
+    interval(load, clock, 0.0, seconds=2 * INTERVAL_SECONDS)  # 200 a second
+    assert late(load, 0.14) is Rung.POPULAR  # 28 wait
+    assert late(load, 0.16) is None  # 32 do
     interval(load, clock, 0.0)
-    assert load.enter(0.14) is Rung.POPULAR  # 28 wait
-    assert load.enter(0.16) is None  # 32 do
-    interval(load, clock, 0.0)
-    assert load.enter(0.16) is Rung.POPULAR  # hardly anybody came any more
+    assert late(load, 0.16) is Rung.POPULAR  # hardly anybody came any more
+
+
+def test_a_burst_after_a_pause_is_many_too() -> None:
+    load, clock = made()
+    load.level = 1.0
+    interval(load, clock, 0.0)  # nobody came
+    assert late(load, 0.05) is Rung.POPULAR
+    for _ in range(60):
+        late(load, 0.0)
+    assert late(load, 0.04) is Rung.REMEMBERED
+    assert late(load, 0.05) is None  # half of 62
+    clock.now += 0.2  # those came in two tenths of a second, then
+    assert late(load, 0.05) is Rung.POPULAR
+    assert late(load, 0.1) is None
+
+
+def test_who_is_kept_from_work_refuses_only_the_hopelessly_late() -> None:
+    load, clock = made()
+    entering(load, 60)
+    interval(load, clock, 0.0, busy=0.4)  # 600 a second
+    assert late(load, 10.0) is Rung.FULL  # no queue stands
+    load.level = 1.0
+    assert late(load, 0.19) is Rung.REMEMBERED
+    assert late(load, 0.21) is None
+    entering(load, 10)
+    interval(load, clock, 0.0, busy=0.4)  # 140 a second
+    load.level = 1.0
+    assert late(load, 0.21) is Rung.REMEMBERED
+    # What is busy is a share, however long the interval is.
+    entering(load, 200)
+    interval(load, clock, 0.0, busy=0.4, seconds=2 * INTERVAL_SECONDS)
+    load.level = 1.0
+    assert late(load, 0.05) is Rung.REMEMBERED
 
 
 def test_there_is_no_relief_while_the_loop_is_busy_and_anybody_has_waited_long() -> None:
@@ -112,6 +156,7 @@ def test_there_is_no_relief_while_the_loop_is_busy_and_anybody_has_waited_long()
     load.level = 1.0
     for _ in range(15):
         load.enter(0.05)
+        load.enter(0.0)  # that another waits no longer changes nothing
         interval(load, clock, 0.001)
     assert load.level == POPULAR
     interval(load, clock, 0.001)
