@@ -24,6 +24,8 @@ QUESTIONS: Final = 5_000
 """Different ones, asked in turn."""
 SWITCHED_OFF: Final = 20
 """Of the best sellers, at most a quarter of the catalogue."""
+NO_ANSWER: Final = "no answer"
+"""What is wrong where none came in time."""
 WINDOW_SECONDS: Final = 1.0
 """In which all must be normal, twice in a row, before the service is said to be as before."""
 TELLERS: Final = 20
@@ -94,7 +96,7 @@ class Crowd:
     def problem(self, reply: Reply[Question]) -> str | None:
         """Why this is no valid answer; None where it is one."""
         if reply.status != 200:
-            return {BROKEN: "the connection broke", UNANSWERED: "no answer"}.get(reply.status, f"status {reply.status}")
+            return {BROKEN: "the connection broke", UNANSWERED: NO_ANSWER}.get(reply.status, f"status {reply.status}")
         try:
             answer = orjson.loads(reply.body)
             ids = [item["item_id"] for item in answer["items"] if item["title"] and item["reason"]]

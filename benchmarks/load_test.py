@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 import uvloop
 
-from benchmarks.crowd import Answered, Crowd, Question, Sum, back_to_normal, look_at, sum_up
+from benchmarks.crowd import NO_ANSWER, Answered, Crowd, Question, Sum, back_to_normal, look_at, sum_up
 from benchmarks.load import pick_cores, user_ids
 from benchmarks.open_loop import Sender
 from benchmarks.serve import command, newest_bundles
@@ -196,7 +196,8 @@ def tables(found: Found, plan: Plan) -> list[Table]:
     rows: list[list[Cell]] = []
     for multiple, over, seconds in found.overloads:
         total = over.total()
-        bad = total.n - total.valid - total.refused
+        unanswered = total.problems[NO_ANSWER]
+        wrong = total.n - total.valid - total.refused - unanswered
         rows.append(
             [
                 f"{multiple} x",
@@ -205,7 +206,8 @@ def tables(found: Found, plan: Plan) -> list[Table]:
                 round(over.goodput / found.rated, 3),
                 total.refused,
                 total.server_errors,
-                bad,
+                unanswered,
+                wrong,
                 round(100 * total.degraded, 1),
                 round(total.p99_ms, 1),
                 round(total.lag_ms, 1),
@@ -232,7 +234,7 @@ def tables(found: Found, plan: Plan) -> list[Table]:
         Table(
             "More than the rated load",
             [
-                "load", "offered, requests/s", "goodput/s", "goodput, ratio to rated", "refused (429)", "5xx", "neither answered nor refused, or not valid",
+                "load", "offered, requests/s", "goodput/s", "goodput, ratio to rated", "refused (429)", "5xx", "no answer in time", "broken, or not valid",
                 "from a cheaper rung, %", "p99 of answers, ms", "p99 by which the generator itself was late, ms", "of its core the service had", "seconds until normal",
             ],
             rows,

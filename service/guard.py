@@ -46,19 +46,21 @@ class Guard:
                 await refused(scope, receive, send)
                 return
             if ring is not None and (key is None or not key.role.may(needed)):
-                await self._refuse(key, needed, scope["method"])(scope, receive, send)
+                await self._refuse(key, needed, scope)(scope, receive, send)
                 return
             scope[KEY] = key
         await self._app(scope, receive, send)
 
-    def _refuse(self, key: Key | None, needed: Role, method: str) -> Response:
+    def _refuse(self, key: Key | None, needed: Role, scope: Scope) -> Response:
         if key is not None:
             self._metrics.turned_away(FORBIDDEN)
             return problem(403, f"a key of the role {key.role} may not: this needs the role {needed}")
         self._metrics.turned_away(UNKNOWN)
         # A browser asks for the key of a page that is for staff, and never over the storefront.
-        asks = "Basic" if method in _SAFE and needed is not Role.WIDGET else "Bearer"
+        asks = "Basic" if scope["method"] in _SAFE and needed is not Role.WIDGET else "Bearer"
         detail = f"this needs a key of the role {needed}: send it as `Authorization: Bearer KEY`"
+        if shown(scope):
+            detail = f"the key that was sent is not in force: {detail}"
         return problem(401, detail, {"www-authenticate": f"{asks} {_REALM}"})
 
 

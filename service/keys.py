@@ -156,7 +156,9 @@ def create_key(path: Path, name: str, role: Role, now: datetime, limit: str | No
         digest = hashlib.sha256(token.encode()).hexdigest()
         key = Key(name=name, role=role, sha256=digest, created_at=now, limit=limit)
     except ValidationError as error:
-        raise KeysError(f"no key can be {name!r} (lower-case letters, digits, hyphens): {in_words(error)}") from None
+        raise KeysError(
+            f"no key can be so (names have lower-case letters, digits, hyphens): {in_words(error)}"
+        ) from None
     with _changing(path):
         known = read_keys(path).keys if path.exists() else ()
         if any(other.name == name for other in known):

@@ -321,5 +321,6 @@ def _rules(row: Row, path: Path | None, doubts: list[str]) -> RuleSet | None:
     """The rules of then, or those that there are now."""
     now = None if path is None else read_rules(path)
     if (None if now is None else now.version) != row["rules"]:
-        doubts.append(f"the rules of then, {row['rules']}, are not those of now, {now and now.version}")
+        then, those = row["rules"] or "none", "none: give RECSYS_RULES" if now is None else now.version
+        doubts.append(f"the rules of then, {then}, are not those of now, {those}")
     return now if row["rules"] is not None else None

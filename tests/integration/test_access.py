@@ -152,6 +152,12 @@ def test_what_is_no_key_opens_nothing(client: httpx.Client, keys: dict[int, str]
     assert answer.status_code == 401
 
 
+def test_a_key_that_is_none_any_more_is_told_from_one_that_is_missing(client: httpx.Client) -> None:
+    missing, unknown = (client.get("/metrics", headers=sent).json()["detail"] for sent in ({}, bearer("recsys.gone.x")))
+    assert missing.startswith("this needs a key of the role") and "Authorization: Bearer KEY" in missing
+    assert unknown == f"the key that was sent is not in force: {missing}"
+
+
 def test_a_browser_is_asked_for_a_key_before_pages_for_staff_alone(client: httpx.Client, keys: dict[int, str]) -> None:
     page = client.get("/console/events/")
     assert page.headers["www-authenticate"] == 'Basic realm="recsys"'
