@@ -15,6 +15,7 @@ from starlette.types import Scope
 from recsys.ids import NOT_FOUND
 from recsys.ranking import NO_ITEM
 from recsys.store.reading import latest_verdicts
+from service.admission import OVERLOAD
 from service.answering import Answering
 from service.bundles import BundleHolder
 from service.catalogue_api import UPDATED, CatalogueEditor, ItemsError, parse_items
@@ -144,6 +145,7 @@ class Routes:
         if question.explain and (key := scope.get(KEY)) and not key.role.may(Role.SERVER):
             return problem(403, f"explain: a key of the role {key.role} may not, this needs the role {Role.SERVER}")
         if question.explain and ALLOWANCE.get().rung is not Rung.FULL:
+            self._metrics.turned_away(OVERLOAD)
             return problem(429, "explain: takes too long for so many requests at once: try again", {"retry-after": "1"})
         answer = explained(self._answering, question) if question.explain else self._answering.answer(question)
         return Response(await answer, media_type=JSON)

@@ -144,7 +144,9 @@ def test_explanations_wait_for_a_calmer_moment(data_dir: Path) -> None:
     with running_service(data_dir, environment=crowded) as url, ThreadPoolExecutor(4) as pool:
         asked = {"user_id": "household-01", "k": "20", "explain": "true"}
         answers = list(pool.map(lambda _: httpx.get(f"{url}/recommend", params=asked, timeout=30), range(80)))
+        metrics = httpx.get(f"{url}/metrics", timeout=30).text
     assert {answer.status_code for answer in answers} == {200, 429}
     refused = [answer for answer in answers if answer.status_code == 429]
     assert all(answer.headers["retry-after"] == "1" for answer in refused)
     assert any("explain: takes too long" in answer.json()["detail"] for answer in refused)
+    assert f'recsys_requests_refused_total{{reason="overload",shop="default"}} {len(refused)}.0' in metrics
