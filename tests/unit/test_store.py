@@ -58,6 +58,29 @@ def test_the_migrations_make_the_tables_that_are_declared(engine: Engine) -> Non
     assert migrate.upgrade(engine) is False
 
 
+def test_who_opens_a_new_file_at_the_same_moment_waits(tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+    for number in range(40):
+        start = threading.Barrier(6)
+        engines = [open_database(database.database_url(tmp_path / str(number))) for _ in range(start.parties)]
+
+        def look(engine: Engine, start: threading.Barrier = start) -> None:
+            start.wait()
+            try:
+                assert migrate.version(engine) is None
+            except BaseException as error:  # noqa: BLE001
+                failures.append(error)
+
+        threads = [threading.Thread(target=look, args=(engine,)) for engine in engines]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for engine in engines:
+            engine.dispose()
+    assert failures == []
+
+
 def test_two_who_migrate_at_once_wait_for_each_other(database_url: str, tmp_path: Path) -> None:
     engines = [open_database(database.database_url(tmp_path, database_url)) for _ in range(4)]
     failures: list[BaseException] = []
