@@ -169,7 +169,7 @@ def test_a_worker_that_starts_when_the_keys_are_gone_lets_nobody_in(data_dir: Pa
         keys.unlink()
         os.kill(min(before), signal.SIGKILL)
         eventually(lambda: b"KeysError" in (data_dir / "service.log").read_bytes())
-        # Who is let in is what counts here: a worker that cannot start keeps its parent, and may keep a connection, waiting.
+        # Who is let in is what counts here. Twice in some fifteen runs of all tests one request was not answered; why is not known.
         assert {answered(url) for _ in range(10)} - {None} == {401}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -58,45 +58,37 @@ def test_the_migrations_make_the_tables_that_are_declared(engine: Engine) -> Non
     assert migrate.upgrade(engine) is False
 
 
-def test_who_opens_a_new_file_at_the_same_moment_waits(tmp_path: Path) -> None:
+def failures_at_once(do: Callable[[Engine], object], engines: Sequence[Engine]) -> list[BaseException]:
+    """What goes wrong where each engine does it in a thread of its own, all at the same moment."""
     failures: list[BaseException] = []
-    for number in range(40):
-        start = threading.Barrier(6)
-        engines = [open_database(database.database_url(tmp_path / str(number))) for _ in range(start.parties)]
+    start = threading.Barrier(len(engines))
 
-        def look(engine: Engine, start: threading.Barrier = start) -> None:
-            start.wait()
-            try:
-                assert migrate.version(engine) is None
-            except BaseException as error:  # noqa: BLE001
-                failures.append(error)
-
-        threads = [threading.Thread(target=look, args=(engine,)) for engine in engines]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for engine in engines:
-            engine.dispose()
-    assert failures == []
-
-
-def test_two_who_migrate_at_once_wait_for_each_other(database_url: str, tmp_path: Path) -> None:
-    engines = [open_database(database.database_url(tmp_path, database_url)) for _ in range(4)]
-    failures: list[BaseException] = []
-
-    def migrate_one(engine: Engine) -> None:
+    def one(engine: Engine) -> None:
+        start.wait()
         try:
-            migrate.upgrade(engine)
+            do(engine)
         except BaseException as error:  # noqa: BLE001
             failures.append(error)
 
-    threads = [threading.Thread(target=migrate_one, args=(engine,)) for engine in engines]
+    threads = [threading.Thread(target=one, args=(engine,)) for engine in engines]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert failures == []
+    return failures
+
+
+def test_who_opens_a_new_file_at_the_same_moment_waits(tmp_path: Path) -> None:
+    for number in range(40):
+        engines = [open_database(database.database_url(tmp_path / str(number))) for _ in range(6)]
+        assert failures_at_once(migrate.version, engines) == []
+        for engine in engines:
+            engine.dispose()
+
+
+def test_two_who_migrate_at_once_wait_for_each_other(database_url: str, tmp_path: Path) -> None:
+    engines = [open_database(database.database_url(tmp_path, database_url)) for _ in range(4)]
+    assert failures_at_once(migrate.upgrade, engines) == []
     assert migrate.version(engines[0]) == HEAD
     for engine in engines:
         engine.dispose()
