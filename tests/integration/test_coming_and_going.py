@@ -152,25 +152,17 @@ def test_workers_whose_parent_is_killed_leave_and_the_next_one_serves(data_dir: 
         assert httpx.get(f"{url}/recommend", params={"k": 3}, timeout=60).json()["degraded"] is False
 
 
-def answered(url: str) -> int | None:
-    """What a request for staff is answered, None where it is not."""
-    try:
-        return httpx.get(f"{url}/metrics", timeout=15).status_code
-    except httpx.TransportError:
-        return None
-
-
 def test_a_worker_that_starts_when_the_keys_are_gone_lets_nobody_in(data_dir: Path) -> None:
     keys = data_dir / "keys.json"
     create_key(keys, "boss", Role.ADMIN, datetime.now(UTC))
     with two_workers(data_dir) as url:
         before = workers_of(url)
         eventually(lambda: all(map(mapped, before)))
+        time.sleep(5.0)  # it reads the keys after that: the one that is to stay must have them
         keys.unlink()
         os.kill(min(before), signal.SIGKILL)
         eventually(lambda: b"KeysError" in (data_dir / "service.log").read_bytes())
-        # Who is let in is what counts here. Twice in some fifteen runs of all tests one request was not answered; why is not known.
-        assert {answered(url) for _ in range(10)} - {None} == {401}
+        assert {httpx.get(f"{url}/metrics", timeout=60).status_code for _ in range(10)} == {401}
 
 
 def test_workers_are_replaced_at_a_hang_up_and_no_request_fails(data_dir: Path) -> None:
